@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from luod.errors import ImageError, ImageUnreadable
-from luod.image import cpio
+from luod.image import cpio, module_file
 from luod.image.cpio import Unpacked, unpack
 from luod.image.tree import Tree
 from tests.image.archives import (
@@ -315,10 +315,10 @@ def test_content_of_no_interest_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_module_that_is_a_bomb_is_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpio, "MODULE_MAX", 1 << 20)
+    monkeypatch.setattr(module_file, "SIZE_MAX", 1 << 20)
     module = tree(entry("a.ko.xz", lzma.compress(bytes(2 << 20))), END).find("a.ko.xz")
     assert module is not None
-    cpio.look_into(module)
+    module_file.look_into(module)
     assert "more than" in module.damage
 
 

@@ -10,20 +10,18 @@ Contents packed with lzo cannot be read.
 from __future__ import annotations
 
 import binascii
-import re
 import stat
 import struct
-from collections.abc import Callable, Iterator
 from typing import Final
 
 from luod.errors import ImageError, ImageUnreadable
 from luod.frozen import frozen
-from luod.image import foreign, packed
+from luod.image import foreign, module_file, packed
 from luod.image.contents import formats, formats_in
+from luod.image.pieces import Pieces, past_zeros, unusable
 from luod.image.tree import Inode, Kind, Tree
 
 UNPACKED_MAX: Final = 4 * 1024 * 1024 * 1024
-MODULE_MAX: Final = 64 * 1024 * 1024
 NAMES_MAX: Final = 64 * 1024 * 1024
 """Bytes of all names and link targets together."""
 KEPT_MAX: Final = 64 * 1024 * 1024
@@ -33,7 +31,6 @@ _SMALL: Final = 64 * 1024
 _ENTRIES_MAX: Final = 500_000
 _PATH_MAX: Final = 4096
 _HEADER: Final = 110
-_ZEROS: Final = re.compile(rb"\0*")
 _CHECKED: Final = b"070702"
 _TRAILER: Final = "TRAILER!!!"
 
@@ -48,7 +45,6 @@ _MAGICS: Final = {
     b"\x02\x21": "lz4",
     b"\x28\xb5": "zstd",
 }
-_SUFFIXES: Final = {"xz": "xz", "zst": "zstd", "gz": "gzip"}
 _KINDS: Final[dict[int, Kind]] = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
 _EARLY: Final = {"kernel", "early_cpio"}
 """Archives for the kernel alone contain these: microcode and ACPI tables."""
@@ -69,24 +65,6 @@ class Unpacked:
     stopped: str
     ended: bool
     packing: frozenset[str]
-
-
-def module_name(path: str) -> str | None:
-    """Returns the name of the kernel module in a file of this name, with "_" for "-"; None for another file."""
-    name, dot, suffix = path.rpartition("/")[2].rpartition(".")
-    if suffix in _SUFFIXES and dot:
-        name, dot, suffix = name.rpartition(".")
-    return name.replace("-", "_") if suffix == "ko" and name else None
-
-
-def look_into(inode: Inode) -> None:
-    """Unpacks a packed module, if that was not done yet, and notes its formats or its damage."""
-    if inode.packed:
-        (packing, content), inode.packed = inode.packed, None
-        try:
-            inode.formats = formats(packed.unpack(content, packing, most=MODULE_MAX))
-        except ImageError as error:
-            inode.damage = error.message
 
 
 def unpack(data: bytes, end: int | None = None) -> Unpacked:
@@ -123,10 +101,10 @@ class _Unpacker:
             self._segments()
         except _Stop as stop:
             if not self._ended or set(self._tree.names("/")) <= _EARLY:
-                raise ImageError(_unusable(_named("it", self._data, str(stop)))) from None
+                raise ImageError(unusable(_named("it", self._data, str(stop)))) from None
             stopped = str(stop)
         if not self._entries:
-            raise ImageError(_unusable("there is no archive in it, only zeros" if self._end else "the file is empty"))
+            raise ImageError(unusable("there is no archive in it, only zeros" if self._end else "the file is empty"))
         return Unpacked(self._tree, stopped, self._ended, frozenset(self._packing))
 
     def _count(self, unpacked: int) -> None:
@@ -138,7 +116,7 @@ class _Unpacker:
         data, at, position = self._data, 0, 0
         while at < self._end:
             if data[at] == ord("0") and not position & 3:
-                reader = _Reader(packed.Stream(data, "none", at, self._end).raw(), self._count, position)
+                reader = Pieces(packed.Stream(data, "none", at, self._end).raw(), self._count, position)
                 self._between = False
                 while True:
                     self._entry(reader)
@@ -147,7 +125,7 @@ class _Unpacker:
                 at += reader.position - position
                 position = reader.position
             elif data[at] == 0:
-                past = min(_past_zeros(data, at), self._end)
+                past = min(past_zeros(data, at), self._end)
                 position, at = position + past - at, past
             else:
                 start = at
@@ -164,12 +142,12 @@ class _Unpacker:
             raise ImageUnreadable("the initial RAM disk is packed with lzo, which luod cannot unpack")
         if name == "xz" and data[at + 7 : at + 8] > b"\x01":
             raise ImageError(
-                _unusable("it is packed with xz and a checksum that the kernel does not know"),
+                unusable("it is packed with xz and a checksum that the kernel does not know"),
                 hint="pack it with xz --check=crc32",
             )
         self._packing.add(name)
         stream = packed.Stream(data, name, at, self._end)
-        reader = _Reader(iter(stream), self._count)
+        reader = Pieces(iter(stream), self._count)
         try:
             if self._between:
                 self._next(reader)
@@ -182,23 +160,23 @@ class _Unpacker:
         except ImageUnreadable:
             raise
         except packed.PackingError as error:
-            raise ImageError(_unusable(error.message), hint=error.hint) from error
+            raise ImageError(unusable(error.message), hint=error.hint) from error
         if not self._between or reader.cut:
-            raise ImageError(_unusable(f"an archive in it, packed with {name}, is cut off"))
+            raise ImageError(unusable(f"an archive in it, packed with {name}, is cut off"))
         following = int.from_bytes(data[stream.end : min(stream.end + 4, self._end)], "little")
         if name == "lz4" and following and self._end - stream.end >= 4:
             raise ImageError(
-                _unusable(f"what follows the archive that is packed with lz4, at byte {stream.end}, is taken for it"),
+                unusable(f"what follows the archive that is packed with lz4, at byte {stream.end}, is taken for it"),
                 hint="put four zero bytes in between",
             )
         return stream.end
 
-    def _begin(self, reader: _Reader) -> None:
+    def _begin(self, reader: Pieces) -> None:
         self._between = False
         self._entry(reader)
         self._next(reader)
 
-    def _next(self, reader: _Reader) -> bool:
+    def _next(self, reader: Pieces) -> bool:
         """Skips the zeros after an entry, and returns whether there is more data."""
         reader.skip_zeros()
         if reader.more() and reader.position & 3:
@@ -207,19 +185,19 @@ class _Unpacker:
 
     # -- One entry ---------------------------------------------------------------------------------------------------
 
-    def _entry(self, reader: _Reader) -> None:
+    def _entry(self, reader: Pieces) -> None:
         header = reader.take(_HEADER)
         if header[:6] not in packed.CPIO_MAGICS:
             if self._ended:
                 raise _Stop("no cpio magic")
             old = "incorrect cpio method used: use -H newc option"
             why = old if header[:6] == b"070707" else "no cpio magic"
-            raise ImageError(_unusable(_named("what is in it", reader.begin, why)))
+            raise ImageError(unusable(_named("what is in it", reader.begin, why)))
         try:
             # Not int(): it accepts signs, blanks and "_", which the kernel refuses.
             fields = struct.unpack(">13I", binascii.unhexlify(header[6:]))
         except ValueError:
-            raise ImageError(_unusable("damaged header")) from None
+            raise ImageError(unusable("damaged header")) from None
         ino, mode, links, size = fields[0], fields[1], fields[4], fields[6]
         name_size = fields[11]
         checksum = fields[12] if header[:6] == _CHECKED else None
@@ -239,7 +217,7 @@ class _Unpacker:
         else:
             raw = reader.take(padded)
             if raw[name_size - 1]:
-                raise ImageError(_unusable("malformed archive: a name has no end"))
+                raise ImageError(unusable("malformed archive: a name has no end"))
             name = _text(raw[:name_size])
             self._names += len(name) + (0 if file else size)
             if self._names > NAMES_MAX:
@@ -254,7 +232,7 @@ class _Unpacker:
         self._between = True
 
     def _make(
-        self, reader: _Reader, name: str, kind: int, size: int, links: int, identity: _Identity, checksum: int | None
+        self, reader: Pieces, name: str, kind: int, size: int, links: int, identity: _Identity, checksum: int | None
     ) -> None:
         self._ended = name == _TRAILER
         if self._ended:
@@ -279,7 +257,7 @@ class _Unpacker:
             return
         found = self._fill(inode, name, reader, size, linked=links > 1, summed=checksum is not None)
         if checksum is not None and found != checksum:
-            raise ImageError(_unusable("bad data checksum"))
+            raise ImageError(unusable("bad data checksum"))
 
     def _linked(self, name: str, links: int, identity: _Identity) -> bool | None:
         """Returns whether the name is a hard link now; None where it should be one and cannot."""
@@ -291,17 +269,17 @@ class _Unpacker:
         self._tree.clear(name, None)
         return True if self._tree.hard_link(old, name) else None
 
-    def _fill(self, inode: Inode, name: str, reader: _Reader, size: int, *, linked: bool, summed: bool) -> int:
+    def _fill(self, inode: Inode, name: str, reader: Pieces, size: int, *, linked: bool, summed: bool) -> int:
         """Reads a file's content, and returns its checksum if requested."""
         if not size:
             return 0
         inode.content, inode.formats, inode.damage, inode.packed = None, (), "", None
-        module = module_name(name) is not None
+        module = module_file.module_name(name) is not None
         # Another name of a linked file may be that of a module.
-        if size > (MODULE_MAX if module or linked else _most(name)):
-            inode.damage = f"it has more than {MODULE_MAX} bytes" if module else ""
+        if size > (module_file.SIZE_MAX if module or linked else _most(name)):
+            inode.damage = f"it has more than {module_file.SIZE_MAX} bytes" if module else ""
             return reader.pass_over(size, summed=summed)
-        packing = _SUFFIXES.get(name.rpartition(".")[2]) if module else None
+        packing = module_file.packing(name) if module else None
         if module and not packing and not summed:
             inode.formats = formats_in(reader.parts(size))
             return 0
@@ -309,7 +287,7 @@ class _Unpacker:
         if packing:
             inode.packed = packing, content
             if not self._keep(size):
-                look_into(inode)
+                module_file.look_into(inode)
         elif module or content.startswith(b"\x7fELF"):
             inode.formats = formats(content) if module or linked else ()
         elif size <= _most(name) and self._keep(size):
@@ -323,20 +301,10 @@ class _Unpacker:
         return room
 
 
-def _unusable(why: str) -> str:
-    return f"the initial RAM disk cannot be used: {why}"
-
-
 def _named(what: str, data: bytes, why: str) -> str:
     """Returns the reason, with the kind of file that `data` begins if it is known."""
     known = foreign.name(data)
     return f"{what} is {known} ({why})" if known else why
-
-
-def _past_zeros(data: bytes, at: int) -> int:
-    """Returns the end of the zeros that begin at `at`."""
-    found = _ZEROS.match(data, at)
-    return found.end() if found else at
 
 
 def _text(raw: bytes) -> str:
@@ -349,76 +317,3 @@ def _most(name: str) -> int:
     if "firmware/" in name:
         return 0
     return _LIST_MAX if name.rpartition("/")[2].startswith("modules.") else _SMALL
-
-
-class _Reader:
-    """Takes bytes from pieces.
-
-    `count` is told the bytes of each. `position`: that of the next byte, to which alignment refers; `begin`: the first
-    bytes.
-    """
-
-    def __init__(self, pieces: Iterator[bytes], count: Callable[[int], None], position: int = 0) -> None:
-        self._pieces = pieces
-        self._count = count
-        self._rest = b""
-        self._at = 0
-        self.position = position
-        self.begin = b""
-        self.cut = False
-        """Whether padding was missing at the end."""
-
-    def more(self) -> bool:
-        """Returns whether there is another byte."""
-        while self._at == len(self._rest):
-            piece = next(self._pieces, None)
-            if piece is None:
-                return False
-            self._rest, self._at = piece, 0
-            self.begin = self.begin or piece[: foreign.LOOKED_AT]
-            self._count(len(piece))
-        return True
-
-    def peek(self) -> int:
-        """Returns the next byte. There must be one."""
-        return self._rest[self._at]
-
-    def parts(self, size: int) -> Iterator[bytes]:
-        """Takes bytes in parts, as they come."""
-        while size:
-            count = self._pass(size)
-            size -= count
-            yield self._rest[self._at - count : self._at]
-
-    def take(self, size: int) -> bytes:
-        return b"".join(self.parts(size))
-
-    def pass_over(self, size: int, *, summed: bool = False) -> int:
-        """Skips bytes, and returns their sum if requested."""
-        if summed:
-            return sum(map(sum, self.parts(size))) & 0xFFFFFFFF
-        while size:
-            size -= self._pass(size)
-        return 0
-
-    def align(self) -> None:
-        """Skips to a multiple of four bytes."""
-        missing = -self.position % 4
-        while missing and self.more():
-            missing -= self._pass(missing)
-        self.cut = missing > 0
-
-    def skip_zeros(self) -> None:
-        while self.more() and not self._rest[self._at]:
-            past = _past_zeros(self._rest, self._at)
-            self.position += past - self._at
-            self._at = past
-
-    def _pass(self, size: int) -> int:
-        """Skips bytes of one piece, up to `size`, and returns their number."""
-        if not self.more():
-            raise ImageError(_unusable("it is cut off"))
-        count = min(size, len(self._rest) - self._at)
-        self._at += count
-        self.position += count
-        return count

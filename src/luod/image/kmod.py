@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Final
 
 from luod.image.contents import formats
-from luod.image.cpio import look_into, module_name
+from luod.image.module_file import look_into, module_name
 from luod.image.tree import Inode, Tree
 
 _CONFIGURATION: Final = (
