@@ -3,7 +3,7 @@
 #   make demo-qemu     the same for a Linux guest of QEMU, which counts on its serial console
 #   make test          linters, types, import rules, tests
 #   make test-random   tests of random input, with ten times as many examples as in make test
-#   make test-crash    luod and its clients, killed at every call that changes state
+#   make test-crash    luod and its clients, killed at every call that changes state, and with calls that fail
 #   make test-hostile  attacks of one user against the others
 #   make test-qemu     guests of an unmodified QEMU through updates: as root, with mmdebstrap, for a newer QEMU
 #   make test-libvirt  domains of a real libvirt through updates: as root, with mmdebstrap and the network
@@ -38,7 +38,7 @@ MINIMAL ?=
 # The slowest files first, so that none is left for the end. xdist would start with the files with the most tests.
 KERNEL_TESTS ?= tests/test_updates.py tests/test_demo.py tests/test_document.py tests/kernel tests/conformance
 
-.PHONY: demo demo-qemu test how-long lint pytest test-random test-crash test-hostile test-qemu test-libvirt test-fleet test-ssh kernel test-kernel test-systemd test-minimal test-all
+.PHONY: demo demo-qemu test how-long lint style types pytest test-random test-crash test-hostile test-qemu test-libvirt test-fleet test-ssh kernel test-kernel test-systemd test-minimal test-all
 .PHONY: bench bench-kernel bench-qemu bench-systemd bench-fleet docs install uninstall man deb dist test-install clean setup
 
 demo: $(READY)
@@ -50,19 +50,23 @@ demo-qemu: $(READY)
 # What it took when it was last measured. Measure it on an idle machine, and change both.
 TEST_TOOK := 4:18 minutes
 TEST_MACHINE := 2 idle processors, Python 3.11, on 2026-11-28; 4:24 in a new checkout
-# The first time, mypy's cache is made on one processor and the bytecode of the tests on the other.
+# In a new checkout mypy takes half a minute, on one processor, so the tests begin meanwhile.
 test: how-long
-	@$(MAKE) --no-print-directory --jobs=2 lint $(VENV)/.collected
-	@$(MAKE) --no-print-directory pytest
+	@$(MAKE) --no-print-directory style
+	@$(MAKE) --no-print-directory --jobs=2 types pytest || { echo "make test: mypy or the tests failed, see above"; exit 1; }
 
 how-long:
 	@echo "make test takes about $(TEST_TOOK) ($(TEST_MACHINE)), and longer on a busy machine"
 
-lint: $(READY)
+lint: style types
+
+style: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+types: $(READY)
+	$(BIN)/mypy
 
 # Bytecode is written also where the environment forbids it: each worker would rewrite the assertions of all files, which
 # takes 11 s. Workers that start together in a new checkout would do so, too, so one process does it before them. What
@@ -73,7 +77,7 @@ $(VENV)/.collected: $(READY)
 
 # A file stays with one worker: its tests may share a machine and its kexecs. Reordered by xdist, the files of the most
 # tests would come first; in pytest's order those with machines do, and no worker is left with one at the end.
-pytest: $(READY)
+pytest: $(READY) $(VENV)/.collected
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Their examples are others in each run.
