@@ -287,7 +287,17 @@ static void finish(int fd, const char *of)
 	close(fd);
 }
 
-/* Retrieves the sessions NAME and NAME#GENERATION of the previous kernel, if they exist, and resumes from them. */
+/* Ends this process with the reason: the name of luod's error, or that there is no luod. */
+static void refused(const char *what, const char *error)
+{
+	fprintf(stderr, "%s: %s: %s\n", name, what, *error ? error : "no answer on " LUOD_SOCKET ", where luod listens");
+	exit(1);
+}
+
+/*
+ * Retrieves the sessions NAME and NAME#GENERATION of the previous kernel, if they exist, and resumes from them. Returns
+ * -1 for a cold start. Ends this process if luod cannot tell now: the guest may still wait in the kernel.
+ */
 static int come_back(void)
 {
 	char error[ERROR_MAX], parameters[128], frozen_name[64] = "";
@@ -312,14 +322,18 @@ static int come_back(void)
 			release(name, "incoming", "given_up");
 			if (*frozen_name)
 				release(frozen_name, "incoming", "given_up");
+		} else if (strcmp(error, "NoSuchSession")) {
+			refused("luod does not return its session", error);
 		}
 		return -1;
 	}
-	frozen = *frozen_name ? session("Sessions.Retrieve", frozen_name, error) : -1;
-	if (frozen < 0) {
-		fprintf(stderr, "%s: there is no state to resume from: %s\n", name, error);
+	if (!*frozen_name) {
+		fprintf(stderr, "%s: there is no session with the state of its guest\n", name);
 		exit(1);
 	}
+	frozen = session("Sessions.Retrieve", frozen_name, error);
+	if (frozen < 0)
+		refused("luod does not return the state of its guest", error);
 	ram = retrieve(running);
 	count = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, ram, 0);
 	file = retrieve(frozen);
@@ -332,10 +346,8 @@ static int come_back(void)
 	}
 	/* Before its first instruction: it cannot be resumed a second time. */
 	snprintf(parameters, sizeof(parameters), "{\"names\":[\"%s\"]}", name);
-	if (!call("Updates.Resuming", parameters, NULL, error)) {
-		fprintf(stderr, "%s: may not resume: %s\n", name, error);
-		exit(1);
-	}
+	if (!call("Updates.Resuming", parameters, NULL, error))
+		refused("may not resume", error);
 	say("resumes", *count, "");
 	++*count;
 	finish(frozen, frozen_name);
@@ -474,10 +486,8 @@ int main(int argc, char **argv)
 	}
 	release(name, "outgoing", "given_up"); /* of an earlier VMM process, which ended without an update */
 	mine = session("Sessions.Create", name, error);
-	if (mine < 0) {
-		fprintf(stderr, "%s: luod gives no session: %s\n", name, *error ? error : "it is not there");
-		return 1;
-	}
+	if (mine < 0)
+		refused("luod creates no session", error);
 	preserve(mine, ram);
 	take_part();
 }

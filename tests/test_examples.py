@@ -83,3 +83,23 @@ def test_a_guest_goes_on_when_luod_is_killed_while_it_is_frozen(luod: Luod, vmm:
     log.expect("vm: takes part")
     assert len(re.findall(r"frozen at", (tmp_path / "log").read_text())) == 2
     assert len(re.findall(r"resumes at", (tmp_path / "log").read_text())) == 1
+
+
+def test_a_guest_that_was_carried_over_is_left_for_the_next_kernel(luod: Luod, tmp_path: Path) -> None:
+    """A host's init starts the VMM again, whatever the operator has done with its sessions."""
+    vmm = luod.python().script(EXAMPLES / "vmm.py")  # that in C has no manifest, so it cannot be carried over
+    log = Log(luod, vmm, tmp_path / "log")
+    log.start()
+    log.expect("vm: takes part")
+    luod.jump()
+    frozen = log.expect(r"vm: frozen at (\d+)")
+    luod.luoctl("carry-over", "vm")
+
+    refused = luod.machine.run([*vmm, "vm"], env=luod.python().environment, check=False)
+
+    assert refused.returncode != 0
+    assert b"Busy" in refused.stderr
+    luod.jump()
+    log.start()
+    log.expect("vm: takes part")
+    assert f"vm: resumes at {frozen}\n" in (tmp_path / "log").read_text()

@@ -110,8 +110,8 @@ class Client(ClientBase):
         wrote while it was frozen. Repeated before `Restored.resume`, it returns both again.
 
         Raises Torn: the workload was not ready at the kexec, so its guest cannot be resumed. Raises AlreadyResumed: its
-        guest has run since. After either, `discard` it, and start the guest from the beginning. Raises the errors of
-        `retrieve`.
+        guest has run since. After either, `discard` it, and start the guest from the beginning. Raises Busy: the
+        operator carried it over, so it can be restored in the next kernel only. Raises the errors of `retrieve`.
 
         If luod ends between the two sessions, the client keeps the first for the next call of this method: keep the
         client, since closing the session might lose its files.

@@ -69,6 +69,13 @@ def forwarding(name: str) -> Busy:
     )
 
 
+def carried_over(name: str) -> Busy:
+    return Busy(
+        message=f"session {name!r} was carried over, and can be restored in the next kernel",
+        hint=f"update the kernel, or give the guest up with `luoctl release {name}`",
+    )
+
+
 def reaped(name: str) -> Torn:
     return Torn(
         name=name,

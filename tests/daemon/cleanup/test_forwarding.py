@@ -50,7 +50,7 @@ def test_back_to_the_old_kernel_with_everything_nobody_claimed(luod: Luod, arriv
     assert {answer["session"]: answer["status"] for answer in answers} == {"vm": 0, "other": 0}
     watcher = luod.vmm()
     assert set(states(watcher)) == {"outgoing vm", "outgoing vm#1", "outgoing other"}
-    assert watcher.refused("retrieve_session", name="vm", slot="s").kind == "NoSuchSession"
+    assert watcher.refused("retrieve_session", name="vm", slot="s").kind == "Busy"
     assert luod.status()["state"] == "idle"
     luod.kill_serve()
     luod.jump()

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from luod.errors import AlreadyResumed, CallFailed, DaemonUnreachable, NoSuchSession
+from luod.errors import AlreadyResumed, Busy, CallFailed, DaemonUnreachable, NoSuchSession
 from luod.ipc.client import restore
 from luod.ipc.framing import Reply
 
@@ -44,6 +44,35 @@ def test_what_another_user_named_so_is_no_part_of_it() -> None:
     """Root is shown everybody's sessions, and the newest generation is what a guest is resumed from."""
     assert discarded(("vm", ROOT), ("vm#1", ROOT), ("vm#99", BOB)) == ["vm", "vm#1"]
     assert discarded(("vm", ALICE), ("vm#1", ALICE), ("vm#99", BOB)) == ["vm", "vm#1"]
+
+
+def restoring(*listed: tuple[str, str]) -> Any:
+    """Returns `restore("vm")` after luod has listed these sessions, by direction and name, and its next call."""
+    sessions = [{"name": n, "owner": ALICE, "direction": direction, "state": "held"} for direction, n in listed]
+    steps = restore.restore("vm", {}, "/socket")
+    assert next(steps).method == "List"
+    return steps, steps.send(Reply({"sessions": sessions}))
+
+
+def test_a_workload_of_which_nothing_came_is_not_asked_for() -> None:
+    with pytest.raises(StopIteration) as ended:
+        restoring()
+    assert ended.value.value is None
+
+
+def test_an_outgoing_session_of_an_earlier_process_is_nothing_to_restore() -> None:
+    steps, call = restoring(("outgoing", "vm"))
+    assert (call.method, call.parameters) == ("Retrieve", {"name": "vm"})
+    with pytest.raises(StopIteration) as ended:
+        steps.throw(NoSuchSession(2, "luod"))
+    assert ended.value.value is None
+
+
+def test_a_workload_that_was_carried_over_is_no_cold_start() -> None:
+    """A VMM discards the sessions of an earlier process before a cold start: the guest would be lost."""
+    steps, _call = restoring(("outgoing", "vm"), ("outgoing", "vm#1"))
+    with pytest.raises(Busy):
+        steps.throw(Busy("io.luod.Sessions.Busy", "carried over"))
 
 
 def of_vm() -> restore.RestoredFiles[Any]:

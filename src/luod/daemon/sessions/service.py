@@ -17,6 +17,7 @@ from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
 from luod.daemon.replies import (
+    carried_over,
     forwarding,
     manifest_not_given,
     no_manifest,
@@ -295,6 +296,10 @@ class SessionService:
         return fd.duplicate()
 
     async def _retrieve(self, peer: Peer, name: str) -> Fd:
+        carried = self._registry.outgoing(name)
+        if carried is not None and carried.state is OutgoingState.CARRIED_OVER and may_use(peer, carried):
+            # Not NoSuchSession: its owner would start the guest from the beginning, and end this session for that.
+            raise carried_over(name)
         row = self._incoming(peer, name)
         if row.state is IncomingState.CARRYING_OVER or name in self.being_forwarded:
             raise forwarding(name)

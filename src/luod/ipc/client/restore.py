@@ -117,15 +117,23 @@ class RestoredFiles(Resource, Generic[H]):
 
 
 def restore(name: str, begun: dict[str, IncomingSession], path: str) -> Exchange[Arrived | None]:
-    """Returns the bare sessions of the workload; None without an incoming one.
+    """Returns the bare sessions of the workload; None without an incoming one. Raises Busy for one that luod carries
+    over: it waits for the next kernel, and a guest that starts from the beginning would take its place.
 
     `begun` are sessions by name of workloads whose other session could not be retrieved. It keeps them: when luod is
     gone, they may be the last fds of their sessions, and closing one would lose its files.
     """
-    found = yield from _of_workload(name)
+    listed = yield from _listed(name)
+    found = _incoming(name, listed)
     if not found:
         _drop(begun, name)
-        return None
+        if not any(session.direction == OUTGOING and session.name == name for session in listed):
+            return None
+        # Of an earlier process in this kernel, or carried over by the operator, of which Retrieve tells.
+        try:
+            return Arrived((yield from _retrieved(name, name, path)), None)
+        except NoSuchSession:
+            return None
     had = any(session.name == name and session.state == "retrieved" for session in found)
     running = begun.pop(name, None) if had else None
     if running is None:
@@ -206,7 +214,7 @@ def discard(name: str, begun: dict[str, IncomingSession]) -> Exchange[tuple[str,
         released = (yield from sessions.give_up(name, OUTGOING, force=False)).released
     except NoSuchSession:
         released = []
-    for session in (yield from _of_workload(name)):
+    for session in _incoming(name, (yield from _listed(name))):
         try:
             yield from sessions.release(session.name, INCOMING, finished=False)
         except NoSuchSession:
@@ -216,15 +224,19 @@ def discard(name: str, begun: dict[str, IncomingSession]) -> Exchange[tuple[str,
     return tuple(released)
 
 
-def _of_workload(name: str) -> Exchange[Sequence[SessionInfo]]:
+def _listed(name: str) -> Exchange[Sequence[SessionInfo]]:
+    """Returns the sessions of the workload, of both directions. Raises BadInput for a name of a part of one."""
+    if (part := SessionName.parse(name)).generation is not None:
+        raise BadInput(f"session {name!r} is a part of the workload {part.base!r}", hint="name the workload")
+    return (yield from sessions.sessions(name))
+
+
+def _incoming(name: str, listed: Sequence[SessionInfo]) -> Sequence[SessionInfo]:
     """Returns the incoming sessions NAME and NAME#GENERATION, the newest last.
 
     They are those of NAME's owner, or root's: luod shows root the sessions of all users, and root must not resume from
     another user's session of that name.
     """
-    if (part := SessionName.parse(name)).generation is not None:
-        raise BadInput(f"session {name!r} is a part of the workload {part.base!r}", hint="name the workload")
-    listed = yield from sessions.sessions(name)
     found = []
     for session in listed:
         if session.direction != INCOMING or not session.name.startswith(name):

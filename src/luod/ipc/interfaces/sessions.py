@@ -179,8 +179,11 @@ class Sessions(Interface, name=SESSIONS):
     async def Retrieve(self, *, name: str) -> Fd:
         """Returns an incoming session: one that the caller's user had at the kexec into this kernel.
 
-        Repeated, by a restarted VMM, it returns the same session, until io.luod.Updates.Resuming. Errors:
-        NoSuchSession, Torn, Resumed, Busy, LiveUpdateBroken, KernelRefused.
+        Repeated, by a restarted VMM, it returns the same session, until io.luod.Updates.Resuming.
+
+        Busy, also: the operator carried the session over. Its guest can be restored in the next kernel, and must not
+        be started from the beginning in this one. Errors: NoSuchSession, Torn, Resumed, Busy, LiveUpdateBroken,
+        KernelRefused.
         """
         return await self._service.retrieve(self._peer, name)
 
