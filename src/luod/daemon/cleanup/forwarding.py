@@ -1,8 +1,9 @@
 """Forwarding: preserves an unclaimed incoming session again, in an outgoing session, for the next kexec.
 
 `luod.daemon.cleanup.forwarder`, a separate process, does the work. This module makes its order safe: nothing changes
-until keep holds the files. From then on the row is in the state `forwarding`; if a process dies, the next serve or the
-operator starts again from those files. At the end one write to the registry makes the incoming row an outgoing one.
+until keep holds the files. From then on the session is in the state `carrying_over`; if a process dies, the next serve
+or the operator starts again from those files. At the end one write to the registry makes the incoming row an outgoing
+one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import socket
 
 from luod.daemon.cleanup.forwarder import CARRIED_FD, CONTROL_FD, GO, MOST_SOCKETS, OUTGOING_FD, held
+from luod.daemon.cleanup.work import Work
 from luod.daemon.cleanup.worker import REFUSED_STATUS, SESSION_FD, SESSION_NAME
 from luod.daemon.completion import completed
 from luod.daemon.log import Log
@@ -48,6 +50,7 @@ class Forwarding:
         self._registry: Registry = holdings.registry
         self._fds = holdings.fds
         self._sessions = sessions
+        self._work = Work(holdings.registry, sessions)
         self._children = Children(holdings.fds)
         self._log = log
         self._loop = asyncio.get_running_loop()
@@ -78,7 +81,7 @@ class Forwarding:
 
     async def _carry_over(self, name: str) -> str:
         async with self._one:
-            row, incoming = await self._sessions.begin_work(name, self.check, forward=True)
+            row, incoming = await self._work.begin(name, self.check, forward=True)
             done = False
             try:
                 outcome = await self._carry(row, incoming)
@@ -88,7 +91,7 @@ class Forwarding:
             finally:
                 if not done:
                     await self._fds.drop(protocol.OUTGOING + name)
-                await self._sessions.end_work(row, remove=done, forwarded=True)
+                await self._work.end(row, remove=done, forwarded=True)
         if outcome.status == REFUSED_STATUS:
             raise NotCarriedOver(name=name, message=outcome.report, hint="nothing was changed")
         if outcome.failure is not None:
@@ -146,7 +149,7 @@ class Forwarding:
                     fds[f"{CARRIED_FD}{number}"] = self._fds[carried].fileno()
                 else:  # an incomplete set: the serve ended before keep held all files
                     await self._fds.drop(carried)
-            holding = self._loop.create_task(self._hold(row, ours, theirs))
+            holding = self._loop.create_task(self._hold(row, ours))
             try:
                 forwarder = Child("luod.daemon.cleanup.forwarder", fds=fds, environment={SESSION_NAME: row.name})
                 return await self._children.run(forwarder, worker_name(row), _SECONDS)
@@ -165,7 +168,7 @@ class Forwarding:
             name=row.name, message="an outgoing session of this name is open outside luod", hint="close it first"
         )
 
-    async def _hold(self, row: IncomingRow, ours: socket.socket, theirs: socket.socket) -> None:
+    async def _hold(self, row: IncomingRow, ours: socket.socket) -> None:
         """Waits until the forwarder sends the files, stores them in keep, and then lets the forwarder continue."""
         readable = asyncio.Event()
         self._loop.add_reader(ours, readable.set)

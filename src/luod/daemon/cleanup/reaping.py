@@ -12,6 +12,7 @@ import asyncio
 import sys
 import time
 
+from luod.daemon.cleanup.work import Work
 from luod.daemon.cleanup.worker import SESSION_FD, SESSION_NAME
 from luod.daemon.completion import completed
 from luod.daemon.log import Log
@@ -46,6 +47,7 @@ class Reaping:
     def __init__(self, holdings: Holdings, sessions: SessionService, policy: Policy, log: Log) -> None:
         self._registry: Registry = holdings.registry
         self._sessions = sessions
+        self._work = Work(holdings.registry, sessions)
         self._policy = policy
         self._children = Children(holdings.fds)
         self._log = log
@@ -120,7 +122,7 @@ class Reaping:
         reapers: list[Child] = []
         try:
             # The check runs after the wait for a turn: the session may have been claimed meanwhile.
-            row, _fd = await self._sessions.begin_work(
+            row, _fd = await self._work.begin(
                 name,
                 lambda row: self.check(row, force=force),
                 start=lambda row, fd: reapers.append(self._child(row, fd)),
@@ -136,7 +138,7 @@ class Reaping:
             reaped = outcome.failure is None
         finally:
             reaper.close()
-            await self._sessions.end_work(row, remove=reaped)
+            await self._work.end(row, remove=reaped)
         command = given[0] if (given := self._policy.settings.reaper) else "the reaper"
         if outcome.failure is not None:
             reason = ": ".join(part for part in (f"{command}: {outcome.failure}", outcome.report) if part)

@@ -90,10 +90,11 @@ class SessionService:
         """The sessions of each user that count towards its limit."""
         self._registry.watchers.append(self._rows_changed)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._working: set[str] = set()
+        self.working: set[str] = set()
+        """The names of incoming sessions that `luod.daemon.cleanup.work` has begun with: no program gets them."""
         self.being_forwarded: Counter[str] = Counter()
         """The names of sessions that are carried over, each with the number of works that need it blocked."""
-        self._overview = Overview(holdings, self._owners, self._working, self.being_forwarded)
+        self._overview = Overview(holdings, self._owners, self.working, self.being_forwarded)
         self.claimant_died: Callable[[IncomingRow], None] | None = None
         """A callback for the end of the process that retrieved an incoming session last."""
 
@@ -305,7 +306,7 @@ class SessionService:
             raise forwarding(name)
         if row.state is IncomingState.DISCARDING:
             raise reaped(name)
-        if name in self._working:
+        if name in self.working:
             raise forwarding(name)
         if row.state is IncomingState.TORN:
             raise torn(name)
@@ -334,7 +335,7 @@ class SessionService:
 
     async def _release_incoming(self, peer: Peer, name: str, outcome: Outcome) -> None:
         row = self._incoming(peer, name)
-        if name in self._working:
+        if name in self.working:
             raise Busy(message=f"session {name!r} is in use by luod", hint="try again later")
         if outcome == "finished" and row.state is IncomingState.CARRYING_OVER:
             raise forwarding(name)  # the session is finished, and luod holds the files
@@ -358,7 +359,7 @@ class SessionService:
             self._owners.forget_soon(row)
             self._fds.drop_soon(fd_name(row))
         else:
-            await self._remove(row)
+            await self.remove(row)
             await self._fds.until_closed(fd_name(row))
         self._sparing(
             "released", of=peer.uid, name=row.name, direction=row.direction, outcome=outcome, uid=peer.uid, pid=peer.pid
@@ -382,7 +383,7 @@ class SessionService:
         self._sparing("replaced", of=peer.uid, name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)
         return fd.duplicate()
 
-    # For `luod.daemon.cleanup.reaping` and `luod.daemon.cleanup.forwarding`.
+    # For `luod.daemon.cleanup`.
 
     async def open_elsewhere(self, row: Row) -> Holder:
         """Returns a process other than luod's that has the session open."""
@@ -398,67 +399,17 @@ class SessionService:
             return self._owners.alive(row) is True
         return row.state in (IncomingState.RETRIEVED, IncomingState.RESUMED) and self._owners.alive(row) is not False
 
-    async def begin_work(
-        self,
-        name: str,
-        check: Callable[[IncomingRow], None],
-        *,
-        start: Callable[[IncomingRow, Fd], None] | None = None,
-        forward: bool = False,
-    ) -> tuple[IncomingRow, Fd]:
-        """Returns the incoming session for luod's own work, until `end_work`; it is not handed out from now on. Without
-        `forward` its state becomes DISCARDING. luod keeps the fd. Raises Busy, NoSuchSession and as `check`.
+    async def taken(self, row: IncomingRow) -> Fd:
+        """Returns luod's fd of an incoming session. One that is waiting is taken from the kernel for luod's own work.
 
-        `start` starts what does the work, right before the state changes. Its error is raised, and nothing is changed.
-        `forward` blocks the name and excludes updates, which would have to wait for minutes.
+        Raises as `luod.daemon.sessions.claims.Claims.take`.
         """
-        if forward:
-            if self.participation is not None and self.participation.updating:
-                raise Busy(message="an update is running", hint="run `luoctl abort`, or wait for it to end")
-            self.being_forwarded += Counter((name,))
-        try:
-            return await self.changes.make(name, self._begin_work(name, check, start, forward))
-        except BaseException:
-            if forward:
-                self.being_forwarded -= Counter((name,))
-            raise
+        return self._fds.get(fd_name(row)) or await self._claims.take(row, IncomingState.TAKEN)
 
-    async def _begin_work(
-        self,
-        name: str,
-        check: Callable[[IncomingRow], None],
-        start: Callable[[IncomingRow, Fd], None] | None,
-        forward: bool,
-    ) -> tuple[IncomingRow, Fd]:
-        if name in self._working or (name in self.being_forwarded and not forward):
-            raise Busy(message=f"luod already works on session {name!r}", hint="see `luoctl list`")
-        fd = None
-        while True:
-            row = self._registry.incoming(name)
-            if row is None:
-                raise no_such_session("incoming", name)
-            check(row)
-            if fd is not None:
-                break
-            # The workload may resume meanwhile, so `check` runs again.
-            fd = self._fds.get(fd_name(row)) or await self._claims.take(row, IncomingState.TAKEN)
-        if start is not None:
-            start(row, fd)
-        if not forward:
-            row = self._registry.become(row, IncomingState.DISCARDING)
-        self._working.add(name)
-        if forward:
-            self.changes.begin()
-        return row, fd
-
-    async def end_work(self, row: Row, *, remove: bool, forwarded: bool = False) -> None:
-        """Ends the work of `begin_work`. `remove`: removes the session, which has ended. `forwarded`: as `forward`."""
-        if remove:
-            await self.changes.exclusively(row.name, self._remove(row))
-        self._working.discard(row.name)
-        if forwarded:
-            self.being_forwarded -= Counter((row.name,))
-            self.changes.end()
+    async def remove(self, row: Row) -> None:
+        """Removes a session: its row, luod's copies, and the watch of its process. In `changes` only."""
+        self._registry.remove(row)
+        await self._let_go(row)
 
     async def _end_parts(self, row: OutgoingRow) -> None:
         """Ends the forwarded NAME#GENERATION sessions when their NAME, `row`, ends or is replaced: the next kernel may
@@ -468,11 +419,7 @@ class SessionService:
         for part in self._registry.workload(row.name):
             if isinstance(part, OutgoingRow) and part.name != row.name:
                 self._log("closed", name=part.name, reason=f"session {row.name} of its workload ended or was replaced")
-                await self._remove(part)
-
-    async def _remove(self, row: Row) -> None:
-        self._registry.remove(row)
-        await self._let_go(row)
+                await self.remove(part)
 
     def _owner_died(self, row: Row) -> None:
         if isinstance(row, IncomingRow):
@@ -496,7 +443,7 @@ class SessionService:
     async def _discard_now(self, name: str) -> None:
         row = self._registry.outgoing(name)
         if row is not None and row.discard and self._owners.alive(row) is False:
-            await self._remove(row)
+            await self.remove(row)
             self._sparing(
                 "discarded", of=row.owner, name=name, owner=row.owner, reason="the process that created it ended"
             )
