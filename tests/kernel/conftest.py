@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from luod.testing.plugin import machine_kinds
+from tests.daemon.host import Luod
+from tests.kernel.booting import booted
+
+
+@pytest.fixture(scope="module")
+def luod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Luod]:
+    """Yields the module's luod, in a machine of its own. A test that does a kexec leaves it in the next boot."""
+    with booted(tmp_path_factory) as machine:
+        luod = Luod(machine, tmp_path_factory.mktemp("state"))
+        luod.start()
+        yield luod
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:

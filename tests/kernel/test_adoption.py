@@ -2,20 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from tests.daemon.host import Luod, states
-from tests.kernel.booting import booted
-
-
-@pytest.fixture(scope="module")
-def luod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Luod]:
-    with booted(tmp_path_factory) as machine:
-        luod = Luod(machine, tmp_path_factory.mktemp("state"))
-        luod.start()
-        yield luod
 
 
 def test_what_only_looks_like_a_session_is_refused(luod: Luod) -> None:

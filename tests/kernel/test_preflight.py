@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import pytest
 from luod.testing.kernel import qemu
 from tests.daemon.host import Luod
 from tests.image.archives import cpio
-from tests.kernel.booting import booted
 
 MIB = 1 << 20
 
@@ -27,15 +25,6 @@ def variant(name: str) -> Path:
     if not image.exists():
         pytest.skip(f"there is no {image}: kernel/build --variants builds it")
     return image
-
-
-@pytest.fixture(scope="module")
-def luod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Luod]:
-    """Yields the module's luod. No test here does a kexec."""
-    with booted(tmp_path_factory) as machine:
-        luod = Luod(machine, tmp_path_factory.mktemp("state"))
-        luod.start()
-        yield luod
 
 
 def check(luod: Luod, kernel: Path | str, initrd: Path | str | None = None) -> dict[str, Any]:

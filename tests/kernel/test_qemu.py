@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.agents.qemu.carried.host import Host, Witness, counting
 from tests.agents.qemu.guests import CountingGuest
 from tests.daemon.host import Luod
-from tests.kernel.booting import booted
 
 SECONDS = 200
 """In which a QEMU starts, and its guest counts."""
@@ -21,14 +17,6 @@ import json, sys
 from luod.testing.frames import frames, memfd_of
 print(json.dumps(list(frames(memfd_of(int(sys.argv[1]), int(sys.argv[2]))))))
 """
-
-
-@pytest.fixture(scope="module")
-def luod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Luod]:
-    with booted(tmp_path_factory) as machine:
-        luod = Luod(machine, tmp_path_factory.mktemp("state"))
-        luod.start()
-        yield luod
 
 
 def test_it_counts_on_in_the_next_kernel_in_the_same_page_frames(luod: Luod, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from luod.daemon.preflight.devices import Device, Devices, judge, observe
 from luod.ipc.types.updates import DeclaredFile
-from luod.testing import eventually
+from luod.testing import Machine, eventually
 from luod.testing.plugin import BootMachine
 from tests.daemon.host import Luod
 from tests.daemon.participant import Participant, begin, file, prepare
@@ -101,10 +101,8 @@ def test_a_machine_that_shows_no_devices_is_no_finding(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def luod(boot_machine: BootMachine, tmp_path: Path) -> Luod:
-    luod = Luod(boot(boot_machine, rules="v5", devices=(FIRST, SECOND)), tmp_path / "state")
-    luod.start()
-    return luod
+def machine(boot_machine: BootMachine) -> Machine:
+    return boot(boot_machine, rules="v5", devices=(FIRST, SECOND))
 
 
 def with_device(luod: Luod, *, when: str = "preserved") -> Participant:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from luod.testing import Machine
 from luod.testing.plugin import BootMachine
 from tests.daemon.host import Luod, states
 from tests.daemon.participant import Operator, Participant, begin, file, prepare, start
@@ -23,10 +23,8 @@ def rules(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def luod(boot_machine: BootMachine, tmp_path: Path, rules: str) -> Luod:
-    luod = Luod(boot(boot_machine, rules=rules, devices=(FIRST, SECOND)), tmp_path / "state")
-    luod.start()
-    return luod
+def machine(boot_machine: BootMachine, rules: str) -> Machine:
+    return boot(boot_machine, rules=rules, devices=(FIRST, SECOND))
 
 
 class Workload(Participant):

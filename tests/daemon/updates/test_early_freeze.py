@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
+from luod.testing import Machine
 from luod.testing.plugin import BootMachine
 from tests.daemon.host import Luod
 from tests.daemon.participant import Participant, begin, jump_with, prepare, start
 
 
 @pytest.fixture
-def luod(boot_machine: BootMachine, tmp_path: Path) -> Luod:
-    """Boots a machine of the profile `next` with luod. Its kernel refuses to freeze memory of a VM without the VM."""
-    luod = Luod(boot_machine(profile="next", arguments=("--kvm-rules", "newest")), state_directory=tmp_path / "state")
-    luod.start()
-    return luod
+def machine(boot_machine: BootMachine) -> Machine:
+    """Boots a machine of the profile `next`. Its kernel refuses to freeze memory of a VM without the VM."""
+    return boot_machine(profile="next", arguments=("--kvm-rules", "newest"))
 
 
 def frozen(participant: Participant) -> bool:

@@ -13,8 +13,7 @@ from tests.emulator.model.world import Process, World, boot
 def world() -> Iterator[World]:
     machine = boot()
     yield machine
-    machine.kernel.close()
-    assert machine.held == []
+    machine.switch_off()
 
 
 @pytest.fixture

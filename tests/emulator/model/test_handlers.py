@@ -111,8 +111,7 @@ def world(bus: Bus) -> Iterator[World]:
     machine = boot(lambda host: Kernel(host, handlers=lambda host: (MemfdHandler(host), DeviceHandler(bus))))
     bus.world = machine
     yield machine
-    machine.kernel.close()
-    assert machine.held == []
+    machine.switch_off()
 
 
 def hold(vmm: Process, device: int, name: bytes, *devices: str) -> int:
@@ -225,8 +224,7 @@ def test_a_kernel_without_the_handler(world: World, vmm: Process, device: int) -
 def document() -> Iterator[World]:
     machine = boot(lambda host: Kernel(host, features=Profile.DOCUMENT.features))
     yield machine
-    machine.kernel.close()
-    assert machine.held == []
+    machine.switch_off()
 
 
 def test_unpreserve_frees_token_and_file(document: World) -> None:

@@ -27,13 +27,7 @@ def rules(request: pytest.FixtureRequest) -> KvmRules:
 def world(rules: KvmRules) -> Iterator[World]:
     machine = boot(lambda host: Kernel(host, features=dataclasses.replace(MAINLINE, kvm=rules)))
     yield machine
-    machine.kernel.close()
-    assert machine.held == []
-
-
-@pytest.fixture
-def vmm(world: World) -> Process:
-    return Process(world)
+    machine.switch_off()
 
 
 @pytest.fixture

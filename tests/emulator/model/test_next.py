@@ -36,13 +36,7 @@ def world(bus: Bus) -> Iterator[World]:
     machine = boot(lambda host: Kernel(host, features=Profile.NEXT.features, handlers=handlers))
     bus.world = machine
     yield machine
-    machine.kernel.close()
-    assert machine.held == []
-
-
-@pytest.fixture
-def vmm(world: World) -> Process:
-    return Process(world)
+    machine.switch_off()
 
 
 @pytest.fixture

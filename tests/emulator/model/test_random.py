@@ -205,8 +205,7 @@ class Life(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "world"):
             self.process.die()
-            self.world.kernel.close()
-            assert self.world.held == []
+            self.world.switch_off()
 
     @invariant()
     def holds_what_the_book_says(self) -> None:

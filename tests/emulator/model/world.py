@@ -125,6 +125,11 @@ class World:
     lines: list[str] = field(default_factory=list)
     take_over_error: int = 0
 
+    def switch_off(self) -> None:
+        """Switches the machine off, and checks that every file it held is released."""
+        self.kernel.close()
+        assert self.held == []
+
     def take_over(self, kept: HostFile, *, size: int, seals: int, position: int, name: bytes = b"") -> HostFile:
         assert isinstance(kept, Reference)
         assert isinstance(kept.description.target, Inode)
