@@ -24,7 +24,7 @@ from luod.daemon.preflight.facts import (
 )
 from luod.daemon.preflight.findings import NAMES, REFUSALS
 from luod.daemon.preflight.rules import MOMENTS, RULES, Judgement, Rule, judge
-from luod.daemon.preflight.running import Region, Running
+from luod.daemon.preflight.running import Running
 from luod.daemon.store.schema import Doubt, IncomingRow, OutgoingRow
 from luod.daemon.store.states import OutgoingState
 from luod.daemon.systemd.manager import Lock, Manager, Service
@@ -57,7 +57,7 @@ def declaration(name: str, *kinds: str, seals: int = 0) -> Declaration:
 
 def running(*formats: str, scratch: int = 200, line: str = "") -> Running:
     by_family = {name.rpartition("-v")[0]: frozenset({name}) for name in formats}
-    return Running(by_family, assumed=False, scratch=(Region(scratch * MIB),), command_line=line)
+    return Running(by_family, assumed=False, scratch=(scratch * MIB,), command_line=line)
 
 
 VALUES: dict[FactName, list[Any]] = {

@@ -17,7 +17,7 @@ from luod.daemon.preflight.devices import Devices
 from luod.daemon.preflight.facts import Declaration, Facts, Host, Loading, Memory
 from luod.daemon.preflight.reading import Reader
 from luod.daemon.preflight.rules import judge
-from luod.daemon.preflight.running import Region, Running
+from luod.daemon.preflight.running import Running
 from luod.daemon.preflight.subject import Subject
 from luod.emulator.machine.stub import DEVICE_FORMATS, FORMATS, RELEASE, bzimage
 from luod.image.contents import family_of
@@ -30,7 +30,7 @@ GOOD = "liveupdate=on kho=on panic=-1"
 RUNNING = Running(
     {family_of(name): frozenset({name}) for name in (*FORMATS, *DEVICE_FORMATS)},
     assumed=False,
-    scratch=(Region(68 << 20), Region(204 << 20)),
+    scratch=(68 << 20, 204 << 20),
 )
 """The formats that the emulated kernel writes."""
 

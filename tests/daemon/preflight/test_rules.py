@@ -18,7 +18,7 @@ from luod.daemon.preflight.devices import Devices
 from luod.daemon.preflight.facts import Declaration, Facts, Host, InitrdFile, KernelFile, Loading, Memory
 from luod.daemon.preflight.findings import NAMES, refusing, with_ignored
 from luod.daemon.preflight.rules import judge
-from luod.daemon.preflight.running import Region, Running, running
+from luod.daemon.preflight.running import Running, running
 from luod.frozen import replace
 from luod.image.bzimage import Image
 from luod.image.contents import Contents, family_of
@@ -44,7 +44,7 @@ def names(findings: Iterable[Finding]) -> list[str]:
 
 def writes(*formats: str, scratch: tuple[int, ...] = (68 * MIB, 204 * MIB)) -> Running:
     by_family = {family_of(name): frozenset({name}) for name in formats}
-    return Running(by_family, assumed=False, scratch=tuple(Region(size) for size in scratch))
+    return Running(by_family, assumed=False, scratch=scratch)
 
 
 def found(
@@ -99,7 +99,7 @@ def test_what_is_not_known_is_not_compared() -> None:
 
 
 def test_assumed_formats_are_compared_and_said_to_be_assumed() -> None:
-    now = Running(writes(*FORMATS).formats, assumed=True, scratch=(Region(204 * MIB),))
+    now = Running(writes(*FORMATS).formats, assumed=True, scratch=(204 * MIB,))
     assert judged("kho-v4", "luo-v6", "memfd-v2", now=now) == ["formats-assumed", "luo-format"]
 
 
@@ -310,7 +310,7 @@ def test_debugfs_tells_formats_and_scratch(root: Path) -> None:
     found = running(root)
     assert found.formats["kho"] | found.formats["luo"] == {"kho-v4", "luo-v5"}
     assert not found.assumed
-    assert found.scratch == (Region(0x4400000), Region(0xCC00000))
+    assert found.scratch == (0x4400000, 0xCC00000)
     # It does not tell the handlers', but those of luo-v5 are known.
     assert found.formats["memfd"] == {"memfd-v2"}
 

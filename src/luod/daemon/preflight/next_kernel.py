@@ -304,14 +304,14 @@ def scratch(following: NextKernel, now: Running) -> Iterator[Finding]:
         _SMALL_CHANGE,
     ]
     # Each is loaded in one piece. The largest first, and each where there is most room.
-    room = [region.size for region in now.scratch]
+    room = list(now.scratch)
     for size in sorted(wanted, reverse=True):
         largest = max(range(len(room)), key=room.__getitem__, default=None)
         if size and (largest is None or room[largest] < size):
             yield finding(
                 "scratch-too-small",
                 f"image ({_mib(wanted[0])}) and initial RAM disk ({_mib(wanted[1])}) do not fit the memory that is "
-                f"kept for them: {', '.join(_mib(region.size) for region in now.scratch) or 'none'}",
+                f"kept for them: {', '.join(_mib(area) for area in now.scratch) or 'none'}",
                 "the kernel refuses to load them (EADDRNOTAVAIL)",
                 "make the initial RAM disk smaller, or boot with a larger kho_scratch=",
             )

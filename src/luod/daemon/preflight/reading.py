@@ -18,10 +18,6 @@ from luod.errors import ImageError, ImageUnreadable
 from luod.frozen import frozen
 from luod.image import command_line, initrd
 from luod.linux import Fd, return_freed_memory
-from luod.static import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 @frozen

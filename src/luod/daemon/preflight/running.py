@@ -29,22 +29,15 @@ _RELEASE: Final = re.compile(r"Linux version ([\w.+~-]+) ")
 
 
 @frozen
-class Region:
-    """One of the areas of scratch, in bytes."""
-
-    size: int
-
-
-@frozen
 class Running:
     """`formats`: by family ("luo", "kho", "memfd", …) those that this kernel writes; a missing family is not known.
 
-    `assumed`: they could not be read. `scratch`: None if it could not be read.
+    `assumed`: they could not be read. `scratch`: the bytes of each area; None if they could not be read.
     """
 
     formats: Mapping[str, frozenset[str]] = MappingProxyType({})
     assumed: bool = True
-    scratch: tuple[Region, ...] | None = None
+    scratch: tuple[int, ...] | None = None
     command_line: str = ""
     """The command line of the running kernel; "" if it cannot be read."""
     build_id: str = ""
@@ -117,6 +110,6 @@ def _build_id(root: Path) -> str:
     return found[0] if found else ""
 
 
-def _scratch(root: Path) -> tuple[Region, ...] | None:
+def _scratch(root: Path) -> tuple[int, ...] | None:
     areas = scratch_areas(root)
-    return None if areas is None else tuple(Region(size) for size in areas if size)
+    return None if areas is None else tuple(size for size in areas if size)

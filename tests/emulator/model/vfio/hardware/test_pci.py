@@ -24,7 +24,6 @@ def test_addresses() -> None:
     address = Address.parse("0001:1F:1d.7")
     assert (address.domain, address.bus, address.slot, address.function) == (1, 0x1F, 0x1D, 7)
     assert str(address) == "0001:1f:1d.7"
-    assert address.bdf == 0x1FEF
     assert address.devfn == 0xEF
 
 

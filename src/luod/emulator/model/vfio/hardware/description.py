@@ -45,11 +45,6 @@ class Address:
         return cls(*(int(part, 16) for part in found.groups()))
 
     @property
-    def bdf(self) -> int:
-        """Returns bus, slot and function in 16 bits."""
-        return self.bus << 8 | self.devfn
-
-    @property
     def devfn(self) -> int:
         return self.slot << 3 | self.function
 
