@@ -298,8 +298,23 @@ def test_many_names_take_few_calls_and_those_that_luod_gave_before_it_died_are_k
 
 
 def test_where_nothing_came_there_is_nothing_to_restore(tmp_path: Path, ask: Ask) -> None:
-    with Impostor(tmp_path, Answer(reply({"sessions": [ENTRY]}))) as impostor:
+    with Impostor(tmp_path, Answer(reply({"sessions": []}))) as impostor:
         assert ask(impostor.path, "restore", "vm") is None
+
+
+@pytest.mark.parametrize("error", ["NoSuchSession", "Busy"])
+def test_where_only_an_outgoing_session_is_luod_says_whether_it_was_carried_over(
+    tmp_path: Path, ask: Ask, error: str
+) -> None:
+    answer = reply(
+        {"name": "vm", "message": "it was carried over", "hint": "update"}, error=f"io.luod.Sessions.{error}"
+    )
+    with Impostor(tmp_path, Answer(reply({"sessions": [ENTRY]})), Answer(answer)) as impostor:
+        if error == "NoSuchSession":
+            assert ask(impostor.path, "restore", "vm") is None
+        else:
+            with pytest.raises(luod.Busy, match="carried over"):
+                ask(impostor.path, "restore", "vm")
 
 
 @pytest.mark.parametrize("error", [luod.Torn, luod.AlreadyResumed])
