@@ -256,7 +256,10 @@ def has_ended(pidfd: HasFileno, *, within: float | None = 0.0) -> bool:
 
 
 def pid_of(pidfd: HasFileno) -> int | None:
-    """Returns the pid of the process of `pidfd`; None: it has ended, or is of another PID namespace."""
+    """Returns the pid of the process of `pidfd`; None: it has ended, or is in no PID namespace of this /proc.
+
+    Raises OSError: there is no free fd, or no /proc.
+    """
     with open(f"/proc/self/fdinfo/{pidfd.fileno()}", encoding="ascii") as info:
         pid = next((int(line.split()[1]) for line in info if line.startswith("Pid:")), -1)
     return pid if pid > 0 else None

@@ -102,25 +102,7 @@ async def _serve(options: Options, given: Given) -> int:
         # Sessions stay closed to changes until reboot(2), which the previous serve called, has returned.
         await later.rooms()
 
-    def to_all(peer: Peer) -> Iterable[Interface]:
-        found: list[Interface] = [Sessions(sessions, held, later, peer), Updates(participants, peer)]
-        if not peer.root and policy.terms(peer).may_update:
-            found.append(to_operators(peer))
-        return found
-
-    def to_root(peer: Peer) -> Iterable[Interface]:
-        return [*to_all(peer), to_operators(peer)]
-
-    def to_operators(peer: Peer) -> Interface:
-        from luod.daemon.admin import AdminService
-        from luod.ipc.interfaces.admin import Admin
-
-        return Admin(AdminService(core, later.rooms), peer, lambda: policy.terms(peer).may_update)
-
-    def room(peer: Peer) -> Room:
-        granted = policy.terms(peer)
-        return Room(granted.connections, policy.settings.all_connections, granted.named)
-
+    offers = _Offers(core, held, later)
     turnstile = Turnstile(Turns(lambda: participants.users_in_update))
     refusals = Refusals(sparing, log)
     listeners = [
@@ -131,12 +113,15 @@ async def _serve(options: Options, given: Given) -> int:
             limits=Limits(),
             foreign=foreign,
             root_only=root_only,
-            room=None if root_only else room,
+            room=None if root_only else offers.room,
             turnstile=turnstile,
             refused=refusals,
             before_reply=holdings.registry.write,
         )
-        for listening, interfaces, root_only in ((given.sessions, to_all, False), (given.admin, to_root, True))
+        for listening, interfaces, root_only in (
+            (given.sessions, offers.to_all, False),
+            (given.admin, offers.to_root, True),
+        )
     ]
     reloading = asyncio.ensure_future(_reload(policy, hangup, store))
     await store.ready()
@@ -151,6 +136,40 @@ async def _serve(options: Options, given: Given) -> int:
     sparing.close()
     holdings.close()
     return status
+
+
+class _Offers:
+    """The interfaces that a peer gets, and how many connections: by its socket, and by the policy."""
+
+    def __init__(self, core: Core, held: HeldFiles, later: Later) -> None:
+        self._core = core
+        self._held = held
+        self._later = later
+
+    def to_all(self, peer: Peer) -> Iterable[Interface]:
+        core = self._core
+        found: list[Interface] = [
+            Sessions(core.sessions, self._held, self._later, peer),
+            Updates(core.participants, peer),
+        ]
+        if not peer.root and core.policy.terms(peer).may_update:
+            found.append(self._to_operators(peer))
+        return found
+
+    def to_root(self, peer: Peer) -> Iterable[Interface]:
+        return [*self.to_all(peer), self._to_operators(peer)]
+
+    def _to_operators(self, peer: Peer) -> Interface:
+        from luod.daemon.admin import AdminService  # no client of a session waits for it
+        from luod.ipc.interfaces.admin import Admin
+
+        policy = self._core.policy
+        return Admin(AdminService(self._core, self._later.rooms), peer, lambda: policy.terms(peer).may_update)
+
+    def room(self, peer: Peer) -> Room:
+        policy = self._core.policy
+        granted = policy.terms(peer)
+        return Room(granted.connections, policy.settings.all_connections, granted.named)
 
 
 async def _reload(policy: Policy, hangup: asyncio.Event, store: FdStore) -> None:

@@ -1,8 +1,8 @@
 """`luod`: holds every session fd, and the listening sockets, so that serve may die at any moment.
 
 It parses nothing from clients. It is the only process of luod that opens /dev/liveupdate: open, one ioctl, close. It
-executes the requests of `serve` (`requests`), and forks `serve` again, with all it holds,
-whenever it ends. It knows neither owners nor the registry. It has no event loop and no threads.
+executes the requests of `serve` (`requests`), and forks `serve` again, with all it holds, whenever that ends. It knows
+neither owners nor the registry. It has no event loop and no threads.
 """
 
 from __future__ import annotations
@@ -27,12 +27,7 @@ from luod.daemon.supervisor.notify import ServiceManager, watchdog_seconds
 from luod.daemon.supervisor.requests import TRY_SECONDS, Message, Requests
 from luod.daemon.supervisor.serve_process import Given, fork
 from luod.daemon.supervisor.sockets import Listening
-from luod.errors import (
-    KernelRefused,
-    LiveUpdateBroken,
-    LiveUpdateBusy,
-    ProtocolError,
-)
+from luod.errors import KernelRefused, LiveUpdateBroken, LiveUpdateBusy, ProtocolError
 from luod.frozen import frozen
 from luod.ipc import framing
 from luod.linux import Fd, boot_id

@@ -1,6 +1,6 @@
 """The peer of a unix socket: SO_PEERCRED, and a pidfd, since a bare pid may belong to another process by now.
 
-There is no policy here: that is in `luod.daemon.sessions.service`.
+There is no policy here: that is in `luod.daemon.policy`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import socket
 import struct
 
 from luod.frozen import frozen
-from luod.linux import SO_PEERGROUPS, SO_PEERPIDFD, Fd
+from luod.linux import SO_PEERGROUPS, SO_PEERPIDFD, Fd, pid_of
 from luod.static import Final
 
 _UCRED: Final = struct.Struct("=iII")
@@ -28,7 +28,7 @@ class Peer:
     uid: int
     gid: int
     pid: int
-    """For logs only."""
+    """Another process may have it by now, unless `pidfd` shows that this one lives."""
     pidfd: Fd | None
     """None when the process was gone before a pidfd could be opened, or belongs to another PID namespace."""
     groups: tuple[int, ...] = ()
@@ -37,15 +37,10 @@ class Peer:
     @property
     def process(self) -> int | None:
         """Returns its pid in this process's /proc; None: the process has ended, or cannot be seen there."""
-        if self.pidfd is None:
-            return None
         try:
-            with open(f"/proc/self/fdinfo/{self.pidfd.fileno()}", encoding="ascii") as file:
-                pids = [line.split()[1] for line in file if line.startswith("Pid:")]
-        except (OSError, ValueError, IndexError):
+            return None if self.pidfd is None else pid_of(self.pidfd)
+        except OSError:
             return None
-        # -1 when it has ended, 0 when it is in no PID namespace of this /proc.
-        return int(pids[0]) if pids and pids[0].isdigit() and int(pids[0]) > 0 else None
 
     @property
     def root(self) -> bool:
