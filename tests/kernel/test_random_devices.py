@@ -59,11 +59,19 @@ EDU = Kind(
 
 def address_of(machine: Machine, identity: tuple[bytes, bytes]) -> str:
     """Returns the PCI address of a device."""
-    folder = "/sys/bus/pci/devices"
-    for name in machine.run(["ls", folder]).text.split():
-        if (machine.read(f"{folder}/{name}/vendor"), machine.read(f"{folder}/{name}/device")) == identity:
-            return name
+    for name in addresses_of(machine, identity):
+        return name
     pytest.fail(f"the machine has no device {identity}")
+
+
+def addresses_of(machine: Machine, identity: tuple[bytes, bytes]) -> list[str]:
+    """Returns the PCI addresses of all devices with this vendor and device, in their order."""
+    folder = "/sys/bus/pci/devices"
+    found = []
+    for name in sorted(machine.run(["ls", folder]).text.split()):
+        if (machine.read(f"{folder}/{name}/vendor"), machine.read(f"{folder}/{name}/device")) == identity:
+            found.append(name)
+    return found
 
 
 def contests(kind: Kind, python: Interpreter, factory: pytest.TempPathFactory) -> Iterator[Contest]:

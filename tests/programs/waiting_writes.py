@@ -5,65 +5,22 @@ Arguments: the device's PCI address, and the number of its iommu group.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 from luod.uapi import vfio
 from tests.programs import raw_vfio
+from tests.programs.waiting import Later, attempt, can_open, write, write_to
 
-SOON = 0.5
-"""Seconds after which an unanswered write is one that waits."""
 OVERRIDE = "vfio-pci"
 IDS = "ffff 1234"
 
 address, group = sys.argv[1:]
 device = Path("/sys/bus/pci/devices", address)
 driver = Path("/sys/bus/pci/drivers/vfio-pci")
-
-
-def attempt(do: Callable[[], object]) -> object:
-    """Returns the result, or the name of an errno."""
-    try:
-        return do()
-    except OSError as error:
-        return errno.errorcode[error.errno or 0]
-
-
-def can_open(path: str | Path) -> object:
-    return attempt(lambda: os.close(os.open(path, os.O_RDWR)))
-
-
-def write(file: int, text: str) -> object:
-    """Returns whether all of `text` was taken, or the name of an errno. Closes the file."""
-    try:
-        return attempt(lambda: os.write(file, text.encode()) == len(text))
-    finally:
-        os.close(file)
-
-
-def write_to(path: Path, text: str) -> object:
-    return attempt(lambda: write(os.open(path, os.O_WRONLY), text))
-
-
-class Later(threading.Thread):
-    """A write that may wait. `soon` is its answer after some time, `result` the last one."""
-
-    def __init__(self, do: Callable[[], object]) -> None:
-        super().__init__(daemon=True)
-        self._do = do
-        self.result: object = "waits"
-        self.start()
-        self.join(SOON)
-        self.soon = self.result
-
-    def run(self) -> None:
-        self.result = self._do()
 
 
 def fresh() -> tuple[int, Path]:

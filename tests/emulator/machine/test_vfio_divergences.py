@@ -126,31 +126,6 @@ def test_mapping_does_not_keep_the_file_open(run_devices: RunDevices) -> None:
     run_devices(source)
 
 
-def test_reboot_behind_an_unbind_never_returns(run_devices: RunDevices) -> None:
-    source = """
-        file, asked = os.open(take(), os.O_RDWR), os.eventfd(0)
-        context = open_iommufd()
-        bind(file, context)
-        listen(file, [asked], vfio.VFIO_PCI_REQ_IRQ_INDEX)
-        unbind = threading.Thread(target=sysfs(DEVICE, "driver/unbind").write_text, args=(DEVICE,))
-        unbind.start()
-        os.eventfd_read(asked)
-        reader, writer = os.pipe()
-        if (child := os.fork()) == 0:
-            os.close(reader)
-            os.close(file)
-            jump()
-        os.close(writer)
-        assert get_info(file)[2] == 9
-        os.close(file)
-        unbind.join()
-        assert not sysfs(DEVICE, "driver").exists()
-        assert os.waitpid(child, os.WNOHANG) == (0, 0)
-        os._exit(0)
-    """
-    run_devices(source)
-
-
 def test_no_mapping_for_a_plain_user() -> None:
     source = """
         from raw_vfio import *

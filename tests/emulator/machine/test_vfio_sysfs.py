@@ -204,3 +204,27 @@ def test_modprobe_of_vfio_succeeds(run_devices: RunDevices) -> None:
         assert subprocess.run(["{modprobe}", "-q", "no-such-module"]).returncode
     """
     run_devices(source)
+
+
+def test_a_kexec_behind_an_unbind_follows_its_end(run_devices: RunDevices) -> None:
+    """The whole of it: tests/kernel/test_waiting_reboot.py."""
+    source = """
+        import raw
+        from luod.testing.waiting import eventually
+        if raw.BOOT == 2:
+            print("the next boot")
+            sys.exit()
+        file, asked = os.open(take(), os.O_RDWR), os.eventfd(0)
+        bind(file, open_iommufd())
+        listen(file, [asked], vfio.VFIO_PCI_REQ_IRQ_INDEX)
+        raw.load()
+        threading.Thread(target=sysfs(DEVICE, "driver/unbind").write_text, args=(DEVICE,), daemon=True).start()
+        os.eventfd_read(asked)
+        threading.Thread(target=raw.reboot, args=(0x45584543,), daemon=True).start()
+        eventually(lambda: errno_of(raw.load) == errno.EBUSY, describe="the kexec has begun")
+        assert get_info(file)[2] == 9
+        print("this boot", flush=True)
+        os.close(file)
+        signal.pause()
+    """
+    assert run_devices(source) == "this boot\nthe next boot\n"

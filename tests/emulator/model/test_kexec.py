@@ -19,6 +19,7 @@ from tests.emulator.model.world import (
     IMAGE,
     MEMORY,
     PAGE,
+    READ_ONLY,
     KexecArguments,
     Process,
     Segment,
@@ -152,7 +153,6 @@ def test_other_magics_and_signed_integers(vmm: Process, magic2: int) -> None:
     ("command", "answer"),
     [
         (kexec.LINUX_REBOOT_CMD_RESTART, Ending.RESTART),
-        (kexec.LINUX_REBOOT_CMD_RESTART2, Ending.RESTART),
         (kexec.LINUX_REBOOT_CMD_HALT, Ending.HALT),
         (kexec.LINUX_REBOOT_CMD_POWER_OFF, Ending.POWER_OFF),
         (kexec.LINUX_REBOOT_CMD_CAD_ON, 0),
@@ -163,6 +163,25 @@ def test_other_magics_and_signed_integers(vmm: Process, magic2: int) -> None:
 )
 def test_other_commands(vmm: Process, command: int, answer: object) -> None:
     assert vmm.reboot(command) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (b"", -EFAULT),
+        (b"bootloader", -EFAULT),
+        (b"x" * 254, -EFAULT),
+        (b"\0", Ending.RESTART),
+        (b"bootloader\0", Ending.RESTART),
+        (b"x" * 255, Ending.RESTART),
+        (b"x" * 5000 + b"\0", Ending.RESTART),
+    ],
+)
+def test_the_text_of_a_restart(vmm: Process, text: bytes, answer: object) -> None:
+    """255 bytes are read at most: longer text is cut off. `text` is followed by memory that cannot be read."""
+    end = READ_ONLY + 2 * PAGE
+    vmm.poke(end - len(text), text)
+    assert vmm.reboot(kexec.LINUX_REBOOT_CMD_RESTART2, argument=end - len(text)) == answer
 
 
 def test_nothing_loaded_and_sessions_stay_usable(vmm: Process, device: int) -> None:

@@ -328,10 +328,14 @@ class Process:
         return _errno(lambda: self.world.kernel.kexec_load(segments, flags, self, narrow=narrow))
 
     def reboot(
-        self, command: int = kexec.LINUX_REBOOT_CMD_KEXEC, magic1: int = MAGIC1, magic2: int = MAGIC2
+        self,
+        command: int = kexec.LINUX_REBOOT_CMD_KEXEC,
+        magic1: int = MAGIC1,
+        magic2: int = MAGIC2,
+        argument: int = 0,
     ) -> int | Blocked | Jump | Ending:
         try:
-            return self.world.kernel.reboot(magic1, magic2, command, self)
+            return self.world.kernel.reboot(magic1, magic2, command, argument, self)
         except Errno as failure:
             return -failure.code
 

@@ -16,12 +16,12 @@ from luod.emulator.model.caller import Caller, KexecFiles, KexecSegment
 from luod.emulator.model.files import DeviceFile, SessionFile
 from luod.emulator.model.handler import FileHandler, HandlerTable
 from luod.emulator.model.image import ImageReader
-from luod.emulator.model.kexec import Kexec, Sysctls, reboot_command
+from luod.emulator.model.kexec import Kexec, Sysctls, permit_reboot, reboot_command
 from luod.emulator.model.luo import Luo
 from luod.emulator.model.memfd import MemfdHandler
 from luod.emulator.model.ports import Errno, Host
 from luod.emulator.model.profile import MAINLINE, Features
-from luod.emulator.model.results import Blocked, Ending, Jump, Panic
+from luod.emulator.model.results import Blocked, Delayed, Ending, Jump, Panic, Waiting
 from luod.emulator.model.session import SessionRecord
 from luod.image.command_line import enabled
 from luod.uapi.kexec import LINUX_REBOOT_CMD_KEXEC
@@ -105,6 +105,7 @@ class Kernel:
         self._formats = formats
         self._kexec = Kexec(machine.host, machine.read_formats)
         self._luo: Luo | None = None
+        self._ending = False
         self._number = 0
         handover = self._find_handover(handover)
         wanted = self._speaks(LUO_FORMAT) and enabled(command_line, "liveupdate")
@@ -236,18 +237,21 @@ class Kernel:
         self._kexec.load(segments, flags, caller, narrow=narrow)
         return 0
 
-    def reboot(self, magic1: int, magic2: int, command: int, caller: Caller) -> int | Blocked | Jump | Ending:
+    def reboot(
+        self, magic1: int, magic2: int, command: int, argument: int, caller: Caller
+    ) -> int | Blocked | Jump | Ending:
         """Executes reboot(2).
 
-        Raises Errno: EPERM, EINVAL for the magic numbers, the command, or without an image, and the errno of a failed
-        freeze. Nothing is lost then. After `Jump` every ioctl is `Blocked` and `release` changes nothing, so processes
-        may die in any order.
+        Raises Errno: EPERM, EINVAL for the magic numbers, the command, or without an image, EFAULT for `argument`, and
+        the errno of a failed freeze. Nothing is lost then. `Delayed`: the shutdown of a device waits. After `Jump`
+        every ioctl is `Blocked` and `release` changes nothing, so processes may die in any order.
         """
-        asked = reboot_command(magic1, magic2, command, caller)
-        if self._kexec.jumping:
+        permit_reboot(magic1, magic2, caller)
+        if self._ending:
             return Blocked()
+        asked = reboot_command(command, argument, caller)
         if isinstance(asked, Ending):
-            return asked
+            return self._shut_down(asked)
         if asked != LINUX_REBOOT_CMD_KEXEC:
             return 0
         if self._kexec.image is None:
@@ -255,9 +259,23 @@ class Kernel:
         if self._luo is not None:
             self._luo.freeze()
         self._kexec.jumping = True
-        self._machine.host.log("kexec_core: Starting new kernel")
-        stuck = None if self._vfio is None else self._vfio.shutdown()
-        return Jump() if stuck is None else stuck
+        return self._shut_down(Jump())
+
+    def _shut_down(self, end: Jump | Ending) -> Jump | Ending | Delayed:
+        """Shuts the devices down for `end`. No other reboot(2) is answered from here on."""
+        self._ending = True
+
+        def after(shut: int | None) -> Jump | Ending | None:
+            if shut is not None and isinstance(end, Jump):
+                self._machine.host.log("kexec_core: Starting new kernel")
+            return None if shut is None else end
+
+        shut = 0 if self._vfio is None else self._vfio.shutdown()
+        if isinstance(shut, Waiting):
+            waiting = shut
+            return Delayed(waiting.until, lambda: after(waiting.poll()))
+        after(0)
+        return end
 
     def jump(self) -> Self:
         """Returns the next boot, after `reboot` returned `Jump`. This kernel is closed afterwards.

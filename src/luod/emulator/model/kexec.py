@@ -29,6 +29,8 @@ _LOAD_FLAGS: Final = uapi.KEXEC_ON_CRASH | 0x04 | 0x08
 _MEMORY_LIMIT: Final = (1 << 52) - 1
 """KEXEC_DESTINATION_MEMORY_LIMIT of x86_64 with five levels of page tables, as measured; with four it is 2^46 - 1."""
 
+_TEXT_MAX: Final = 255
+"""Bytes of LINUX_REBOOT_CMD_RESTART2's text that are read. What follows is cut off."""
 _MAGICS2: Final = (
     uapi.LINUX_REBOOT_MAGIC2,
     uapi.LINUX_REBOOT_MAGIC2A,
@@ -198,22 +200,38 @@ class Kexec:
         return LoadedImage(formats, command_line, handover=False)
 
 
-def reboot_command(magic1: int, magic2: int, command: int, caller: Caller) -> Ending | int:
-    """Returns the command of a valid reboot(2), or the ending it asks for.
-
-    Raises Errno: EPERM, EINVAL magic numbers, EINVAL command.
-    """
-    command &= 0xFFFFFFFF
+def permit_reboot(magic1: int, magic2: int, caller: Caller) -> None:
+    """Raises Errno: EPERM, EINVAL magic numbers. reboot(2) checks these before it waits for another one."""
     if not caller.capable(CAP_SYS_BOOT):
         raise Errno(errno.EPERM)
     if magic1 & 0xFFFFFFFF != uapi.LINUX_REBOOT_MAGIC1 or magic2 & 0xFFFFFFFF not in _MAGICS2:
         raise Errno(errno.EINVAL)
+
+
+def reboot_command(command: int, argument: int, caller: Caller) -> Ending | int:
+    """Returns the command of a permitted reboot(2), or the ending it asks for.
+
+    Raises Errno: EINVAL command, EFAULT for text of LINUX_REBOOT_CMD_RESTART2 that cannot be read.
+    """
+    command &= 0xFFFFFFFF
+    if command == uapi.LINUX_REBOOT_CMD_RESTART2:
+        _read_text(argument, caller)
     ending = _ENDINGS.get(command)
     if ending is not None:
         return ending
     if command in (uapi.LINUX_REBOOT_CMD_KEXEC, uapi.LINUX_REBOOT_CMD_CAD_ON, uapi.LINUX_REBOOT_CMD_CAD_OFF):
         return command
     raise Errno(errno.EINVAL)
+
+
+def _read_text(address: int, caller: Caller) -> None:
+    """Reads the text for the firmware, up to its NUL, as strncpy_from_user() does. Raises Errno(EFAULT)."""
+    end = address + _TEXT_MAX
+    while address < end:
+        length = min(end - address, PAGE - address % PAGE)
+        if b"\0" in caller.read(address, length):
+            return
+        address += length
 
 
 def _text(command_line: bytes) -> str:

@@ -38,5 +38,15 @@ class Ending(enum.Enum):
     RESTART = "restart"
 
 
+@dataclass(frozen=True)
+class Delayed(Blocked):
+    """The `Jump` or the `Ending` comes after another event in the machine.
+
+    `poll` returns None before that event. Run it as that of `Waiting`.
+    """
+
+    poll: Callable[[], Jump | Ending | None] = lambda: None
+
+
 class Panic(Exception):
     """The next kernel stops while it boots, with the panic's message. `Kernel.jump()` raises it."""

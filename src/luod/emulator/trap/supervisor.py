@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from luod.emulator.model.files import DeviceFile, SessionFile
 from luod.emulator.model.kernel import Kernel
 from luod.emulator.model.ports import Errno
-from luod.emulator.model.results import Blocked, Ending, Jump
+from luod.emulator.model.results import Blocked, Delayed, Ending, Jump
 from luod.emulator.trap.fuse.server import FuseNode
 from luod.emulator.trap.kexec_state import KexecState
 from luod.emulator.trap.process.caller import KexecFiles, Segments, Surroundings, Thread, status_field
@@ -122,6 +122,7 @@ class Supervisor:
         self._device = LiveUpdateDevice(kernel, self._thread)
         self._node = FuseNode(fuse, self._device) if fuse is not None else None
         self._stand_in = node
+        self._delayed: Delayed | None = None
         self._kexec_state = kexec_state
         # The listener is not in the epoll. Woken by way of an epoll, this process would not stay on the caller's CPU
         # (SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP), and waking another, idle CPU takes longer than the whole call.
@@ -162,6 +163,10 @@ class Supervisor:
                     self._poll.unregister(self._listener_fd)
                 if self._devices is not None:
                     self._devices.settle()
+                if self._delayed is not None:
+                    stopped = _stopped(self._delayed.poll())
+                    if stopped is not None:
+                        self._delayed = None
                 if stopped is not None:
                     return stopped
                 if not fds.isdisjoint(ready):
@@ -288,14 +293,15 @@ class Supervisor:
             if self._listener.alive(notification):
                 self._listener.let_through(notification)
             return None
-        magic1, magic2, command, *_ = (argument & _U32 for argument in notification.arguments)
-        match self._kernel.reboot(magic1, magic2, command, thread):
-            case Jump():
-                return Stopped.JUMP
-            case Ending():
-                return Stopped.ENDING
+        magic1, magic2, command, argument, *_ = notification.arguments
+        result = self._kernel.reboot(magic1 & _U32, magic2 & _U32, command & _U32, argument, thread)
+        match result:
+            case Delayed():
+                self._delayed = result
             case int(value):
                 self._listener.answer(notification, value)
+            case Jump() | Ending():
+                return _stopped(result)
         return None
 
     def _open(self, notification: Notification, thread: Thread, call: Call) -> None:
@@ -327,6 +333,15 @@ class Supervisor:
         finally:
             self._kexec_state.show()
         self._listener.answer(notification, value)
+
+
+def _stopped(result: Jump | Ending | None) -> Stopped | None:
+    match result:
+        case Jump():
+            return Stopped.JUMP
+        case Ending():
+            return Stopped.ENDING
+    return None
 
 
 def _is_owner(thread: Thread) -> bool:

@@ -33,6 +33,7 @@ class Drivers:
         self.generation = 0
         """Counts the changes: bindings that were made or undone, functions that came or went."""
         self._around = around
+        self._probes = True
 
     def _changed(self) -> None:
         self.generation += 1
@@ -52,10 +53,19 @@ class Drivers:
             except ValueError:
                 self._around.log(f'vfio_pci: invalid id string "{pair}"')
 
-    @property
-    def locked(self) -> bool:
-        """Returns whether a request that waits holds the lock of a device."""
-        return any(function.locked for function in self.functions)
+    def shut_down(self, stop: Callable[[Function], None]) -> Steps:
+        """Runs `stop` on each device, as device_shutdown() does: on the last one first, once its lock is free.
+
+        From now on no device gets a driver.
+        """
+        self._probes = False
+        stopped: set[Function] = set()
+        while left := [function for function in self.functions if function not in stopped]:
+            function = left[-1]
+            stopped.add(function)
+            yield from _unlocked(function)
+            stop(function)
+        return 0
 
     # Requests of user space. A `name` is an address, as written.
 
@@ -252,8 +262,11 @@ class Drivers:
     def _attach(self, driver: Driver, function: Function) -> None:
         """Attaches the driver.
 
-        Raises Errno when the DMA of the device's group has an owner: EBUSY for a user, EPERM for a carried domain.
+        Raises Errno when the DMA of the device's group has an owner: EBUSY for a user, EPERM for a carried domain; and
+        EAGAIN once the devices are shut down.
         """
+        if not self._probes:
+            raise Errno(errno.EAGAIN)
         if driver.is_vfio:
             self._around.devices.register(function, self._around)
         else:
@@ -293,8 +306,13 @@ class Drivers:
         self._changed()
 
 
-def _run(function: Function, steps: Steps) -> int | Blocked:
+def _run(function: Function, steps: Steps) -> int | Waiting:
     """Runs a request for `function` as far as it can go now. Raises its Errno."""
+    return run(f"every file of {function.address} is closed, live update's too", steps)
+
+
+def run(until: str, steps: Steps) -> int | Waiting:
+    """Runs a request as far as it can go now. `until` describes the event for which it may wait. Raises its Errno."""
 
     def begin() -> bool:
         return True
@@ -313,7 +331,7 @@ def _run(function: Function, steps: Steps) -> int | Blocked:
     result = poll()
     if result is not None:
         return result
-    return Waiting(f"every file of {function.address} is closed, live update's too", poll)
+    return Waiting(until, poll)
 
 
 def _unlocked(function: Function) -> Steps:

@@ -14,9 +14,9 @@ from typing import Any
 
 from luod.emulator.model.handler import FileHandler
 from luod.emulator.model.ports import Errno
-from luod.emulator.model.results import Blocked
+from luod.emulator.model.results import Blocked, Waiting
 from luod.emulator.model.session import SessionRecord
-from luod.emulator.model.vfio.binding import Drivers
+from luod.emulator.model.vfio.binding import Drivers, Steps, run
 from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.model.vfio.function import Function, Port
 from luod.emulator.model.vfio.hardware.board import Board
@@ -220,21 +220,25 @@ class Vfio:
         devices = (self.devices.of(function) for function in self.functions)
         return pci_core.poll([device for device in devices if device is not None])
 
-    def shutdown(self) -> Blocked | None:
+    def shutdown(self) -> int | Waiting:
         """Shuts the devices down for the kexec. Afterwards no ioctl is answered, and no close has an effect.
 
-        Blocked: the kexec waits for good, and all other calls go on. A waiting unbind holds the lock of its device,
-        which device_shutdown() needs. A 7.3.4 kernel with the series hung there (docs/hazards.md, H27). Without a
-        session that holds the device, a real kernel goes on once its files are closed (docs/divergences.md).
+        Waiting: an unbind that waits for files has the lock of its device, and all other calls go on. Where a session
+        has such a file, the kexec waits for good (docs/hazards.md, H27): sessions are frozen by now.
         """
-        if self.drivers.locked:
-            return Blocked()
-        self._stopped = True
-        for function in self.functions:
-            if not function.carriage.outgoing:
-                config = function.device.config
-                config.command = config.command & ~COMMAND_MASTER
-        return None
+
+        def steps() -> Steps:
+            yield from self.drivers.shut_down(self._end_dma)
+            self._stopped = True
+            return 0
+
+        return run("every file is closed of each device whose unbind waits", steps())
+
+    @staticmethod
+    def _end_dma(function: Function) -> None:
+        if not function.carriage.outgoing:
+            config = function.device.config
+            config.command = config.command & ~COMMAND_MASTER
 
     def close(self) -> None:
         """Ends this kernel: isolates the hardware, and drops what its files hold of processes."""
