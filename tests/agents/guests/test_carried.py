@@ -14,6 +14,7 @@ from luod.agents.guests.carried import CarriedGuest
 from luod.agents.guests.monitor import Monitor
 from luod.agents.guests.resuming import resume
 from luod.aio import AsyncClient, AsyncHeldOutgoingSession, AsyncRestored
+from luod.errors import AlreadyResumed, DaemonUnreachable, QmpFailed
 from luod.linux import Fd
 from luod.liveupdate import memory
 from tests.impostor import Answer, Impostor, reply
@@ -38,6 +39,7 @@ class Guest(CarriedGuest):
     """A guest without a QEMU. `attempts` counts what fails."""
 
     agent = "test"
+    by_hand = "hand"
 
     def __init__(self, ram: Fd, path: str = "/none") -> None:
         self.said: list[str] = []
@@ -151,10 +153,22 @@ def test_a_guest_that_an_unexpected_error_keeps_paused_is_continued_after_it() -
 
 
 class Restored:
-    async def resume(self) -> None: ...
+    """Sessions of a luod that answers Resuming by these errors, and then accepts it."""
+
+    def __init__(self, *errors: Exception, finishes: bool = True) -> None:
+        self._errors = list(errors)
+        self._finishes = finishes
+        self.resumed = self.finished = False
+
+    async def resume(self) -> None:
+        if self._errors:
+            raise self._errors.pop(0)
+        self.resumed = True
 
     async def finish(self) -> None:
-        raise RuntimeError(NO_THREAD)
+        if not self._finishes:
+            raise RuntimeError(NO_THREAD)
+        self.finished = True
 
 
 class Deaf:
@@ -162,7 +176,98 @@ class Deaf:
         raise MemoryError
 
 
-def test_after_the_guest_has_resumed_no_unexpected_error_is_raised() -> None:
+def resumed(restored: Restored, *, has_ended: bool = False) -> list[str]:
+    """Returns what the agent said while the guest resumed."""
     said: list[str] = []
-    asyncio.run(resume(cast(AsyncRestored, Restored()), cast(Monitor, Deaf()), said.append, None))
-    assert said == [f"its session could not be finished, and is left to `luoctl discard`: {NO_THREAD}"]
+
+    async def go_on() -> None:
+        assert restored.resumed
+        said.append("goes on")
+
+    steps = resume(
+        cast(AsyncRestored, restored), cast(Monitor, Deaf()), said.append, go_on, has_ended=lambda: has_ended
+    )
+    asyncio.run(asyncio.wait_for(steps, 60))
+    return said
+
+
+def test_after_the_guest_has_resumed_no_unexpected_error_is_raised() -> None:
+    assert resumed(Restored(finishes=False)) == [
+        "goes on",
+        f"its session could not be finished, and is left to `luoctl discard`: {NO_THREAD}",
+    ]
+
+
+def test_a_guest_waits_for_a_luod_that_does_not_answer_whether_it_may_run() -> None:
+    restored = Restored(DaemonUnreachable("luod is gone"), DaemonUnreachable("luod is gone"), RuntimeError(NO_THREAD))
+    said = resumed(restored)
+    assert [line.partition(". ")[0] for line in said] == [
+        "waits for luod, which has to record that the guest goes on: luod is gone",
+        f"waits for luod, which has to record that the guest goes on: {NO_THREAD}",
+        "goes on",
+    ]
+    assert restored.finished
+
+
+@pytest.mark.parametrize(
+    ("error", "has_ended"), [(AlreadyResumed("elsewhere"), False), (DaemonUnreachable("luod is gone"), True)]
+)
+def test_h12_a_guest_that_luod_refuses_or_whose_qemu_has_ended_is_not_continued(
+    error: Exception, has_ended: bool
+) -> None:
+    restored = Restored(error)
+    with pytest.raises(type(error)):
+        resumed(restored, has_ended=has_ended)
+    assert not restored.finished
+
+
+class Refusing(Guest):
+    """One that QEMU does not continue at first."""
+
+    async def _proceed(self) -> None:
+        self.attempts += 1
+        if self.attempts < 4:
+            raise QmpFailed("cont", f"refused {self.attempts // 3}")
+
+
+def test_a_guest_that_qemu_refuses_to_continue_is_continued_as_soon_as_it_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(carried, "_STUCK_PAUSES", (0.0,))
+    with memory(4096) as ram:
+
+        async def run() -> Refusing:
+            guest = Refusing(ram)
+            await guest.go_on_restored()
+            assert guest.stuck
+            assert guest._continuing is not None
+            await asyncio.wait_for(guest._continuing, 60)
+            return guest
+
+        guest = asyncio.run(run())
+    assert [line.partition(";")[0] for line in guest.said] == [
+        "cannot be continued: cont: refused 0",
+        "cannot be continued: cont: refused 1",
+        "goes on: QEMU continues it now",
+    ]
+    assert not guest.stuck
+
+
+def test_a_guest_that_qemu_refuses_to_continue_is_left_alone_while_an_update_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(carried, "_STUCK_PAUSES", (0.0,))
+    with memory(4096) as ram:
+
+        async def run() -> Refusing:
+            guest = Refusing(ram)
+            await guest.go_on_restored()
+            guest._updating = True
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert guest._continuing is not None
+            guest._continuing.cancel()
+            return guest
+
+        guest = asyncio.run(run())
+    assert guest.attempts == 1

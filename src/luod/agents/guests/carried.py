@@ -42,6 +42,8 @@ _AGAIN_PAUSE: Final = 0.5
 """The seconds between two attempts to create a session that luod has lost."""
 _PROCEEDS: Final = 20
 """How often a guest is continued that an unexpected error keeps paused, with `_AGAIN_PAUSE` between."""
+_STUCK_PAUSES: Final = (1.0, 2.0, 5.0, 10.0)
+"""The seconds between two attempts to continue a guest that QEMU refuses to continue. The last one is repeated."""
 _MARGIN: Final = 0.5
 """Seconds before luod's deadline at which the agent gives up by itself, so that its reason is heard."""
 
@@ -50,6 +52,8 @@ class CarriedGuest(ABC):
     """A guest that runs on the memfd `ram`, for as long as its QEMU does. `agent` is the word for its agent."""
 
     agent: str
+    by_hand: str
+    """How an operator continues the guest, for people."""
 
     def __init__(self, name: str, ram: Fd, client: AsyncClient, report: Report) -> None:
         """`ram` belongs to the caller. Nothing is created yet."""
@@ -64,6 +68,10 @@ class CarriedGuest(ABC):
         self._updating = False
         self._paused = False
         """Whether the agent paused the guest, so that the agent has to continue it."""
+        self._stuck = ""
+        """Why QEMU refused to continue the guest; "" unless it did."""
+        self._continuing: asyncio.Task[None] | None = None
+        """Continues the guest as soon as QEMU does not refuse it."""
         self._ram_left_out = False
         """Whether QEMU may leave the RAM out also of what somebody else has it save."""
         self._leaving = False
@@ -133,9 +141,10 @@ class CarriedGuest(ABC):
                     said(failure)
                 return await ending
         finally:
-            for task in (taking, ending):
+            tasks = {taking, ending} if self._continuing is None else {taking, ending, self._continuing}
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait({taking, ending})
+            await asyncio.wait(tasks)
             await self._release()
 
     async def _created(self, *, sessions_lost: int = 0) -> AsyncHeldOutgoingSession:
@@ -271,7 +280,9 @@ class CarriedGuest(ABC):
 
     async def _prepare(self, phase: AsyncPhase) -> None:
         async with in_time(_left(phase), "QEMU did not say whether its guest can be carried"):
-            found = await self._vetoes()
+            if self._stuck:
+                await self._go_on("QEMU continues it now")
+            found = (*self._stuck_vetoes(), *await self._vetoes())
         if found:
             self._report(f"refuses the update: {'; '.join(found)}")
             await phase.veto(f"{self.name}: {'; '.join(found)}")
@@ -280,6 +291,8 @@ class CarriedGuest(ABC):
 
     async def _freeze(self, phase: AsyncPhase, session: AsyncHeldOutgoingSession) -> None:
         async with in_time(_left(phase), "QEMU did not pause the guest"):
+            if found := self._stuck_vetoes():
+                raise QemuRefusal("; ".join(found))
             running = await state.runs(self._monitor)
             if running:
                 self._paused = True
@@ -300,24 +313,41 @@ class CarriedGuest(ABC):
             self._report(f"frozen, with {os.fstat(written.fileno()).st_size} bytes of state")
         await phase.ready()
 
+    async def go_on_restored(self) -> None:
+        """Continues the guest, whose state was loaded. One that cannot be continued yet is continued later."""
+        self._paused = True
+        await self._go_on("it was restored")
+
+    @property
+    def stuck(self) -> bool:
+        """Returns whether QEMU refused to continue the guest, so that it is paused."""
+        return bool(self._stuck)
+
+    def _stuck_vetoes(self) -> tuple[str, ...]:
+        """Returns why an update has to wait: a guest that should run would be carried as one that its owner paused."""
+        return (f"it is paused, and cannot be continued: {self._stuck}",) if self._stuck else ()
+
     async def _go_on(self, reason: str | None) -> None:
-        """Continues the guest, if the agent paused it, and has its owner's saves contain its RAM."""
+        """Continues the guest, if the agent paused it, and has its owner's saves contain its RAM.
+
+        One that QEMU refuses to continue is continued as soon as QEMU does not refuse it.
+        """
         failures = 0
         while self._paused:
             try:
                 await self._proceed()
-                self._paused = False
+                self._paused, self._stuck = False, ""
             except QemuLate as error:
                 self._report(f"is still paused: {error}")
             except QemuEnded:
                 return  # which ends this task
             except QemuError as error:
-                self._report(f"cannot be continued: {error}; it stays paused")
+                self._note_stuck(words(error))
                 break
             except Exception as error:  # noqa: BLE001 - no error of the agent's ends its guest
                 failures += 1
                 if failures == _PROCEEDS:
-                    self._report(f"cannot be continued: {words(error)}; it stays paused")
+                    self._note_stuck(words(error))
                     break
                 if failures == 1:
                     self._report(f"is still paused: {said(error)}")
@@ -325,6 +355,27 @@ class CarriedGuest(ABC):
         else:
             self._report(f"goes on: {reason}")
         await self._have_ram_saved()
+
+    def _note_stuck(self, reason: str) -> None:
+        """Notes that the guest stays paused. Its QEMU has the only state of it, so it is continued there or never."""
+        if reason != self._stuck:
+            self._report(
+                f"cannot be continued: {reason}; it stays paused, and this is tried again. Remove the cause, or "
+                f"continue it by {self.by_hand}. Ending its QEMU loses the guest"
+            )
+        self._stuck = reason
+        if self._continuing is None or self._continuing.done():
+            self._continuing = asyncio.ensure_future(self._continue_later())
+
+    async def _continue_later(self) -> None:
+        pauses = iter(_STUCK_PAUSES)
+        while True:
+            await asyncio.sleep(next(pauses, _STUCK_PAUSES[-1]))
+            async with self._turn:
+                if not self._paused:
+                    return
+                if not self._updating:  # it is continued when the update is cancelled
+                    await self._go_on("QEMU continues it now")
 
     async def _have_ram_saved(self) -> None:
         """Has QEMU write the RAM too, after a failure that may have kept the agent from it."""

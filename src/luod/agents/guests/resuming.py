@@ -1,26 +1,42 @@
-"""The step without a second try: a restored guest runs, and changes its memory (docs/hazards.md, H12)."""
+"""The step without a second try: a restored guest runs, and changes its memory (docs/hazards.md, H12).
+
+From luod's record of it on, only the QEMU of this agent has the guest. So nothing but the end of that QEMU ends the
+step: neither a luod that is gone, nor a QEMU that does not continue the guest.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from luod.agents.guests.carried import Report, said
+from luod.agents.guests.carried import Report, said, words
 from luod.agents.guests.monitor import Monitor
 from luod.aio import AsyncRestored
+from luod.errors import DaemonUnreachable, LuodError, ProtocolError
+from luod.ipc.client.participation import pause_after
 
 _ANNOUNCE: Final = {"initial": 50, "max": 550, "rounds": 5, "step": 100}
 """In milliseconds: the times of the packets by which a guest tells the switches where it is."""
 
 
 async def resume(
-    restored: AsyncRestored, monitor: Monitor, report: Report, proceed: Callable[[], Awaitable[object]] | None
+    restored: AsyncRestored,
+    monitor: Monitor,
+    report: Report,
+    go_on: Callable[[], Awaitable[None]] | None,
+    *,
+    has_ended: Callable[[], bool],
 ) -> None:
-    """Continues the loaded guest by `proceed`, and finishes its sessions. None: it runs, or its owner had paused it."""
-    await restored.resume()
-    if proceed is not None:
-        await proceed()
+    """Continues the loaded guest by `go_on`, and finishes its sessions. None: it runs, or its owner had paused it.
+
+    `has_ended` says whether its QEMU has. Raises AlreadyResumed, and other errors by which luod refuses: the guest must
+    not run. Raises DaemonUnreachable: QEMU ended before luod answered.
+    """
+    await _recorded(restored, report, has_ended)
+    if go_on is not None:
+        await go_on()
     try:
         await restored.finish()
     except Exception as error:  # noqa: BLE001 - no error of the agent's ends its guest
@@ -28,3 +44,27 @@ async def resume(
         report(f"its session could not be finished, and is left to `luoctl discard`: {said(error)}")
     with contextlib.suppress(Exception):  # the guest runs, and nothing may look like a failed restore
         await monitor.execute("announce-self", _ANNOUNCE)
+
+
+async def _recorded(restored: AsyncRestored, report: Report, has_ended: Callable[[], bool]) -> None:
+    """Returns when luod has recorded that the guest resumes. Raises as `resume`.
+
+    Without an answer luod may have recorded it, and accepts it from no other process then.
+    """
+    pause, reason = 0.0, ""
+    while True:
+        try:
+            await restored.resume()
+            return
+        except Exception as error:
+            unclear = isinstance(error, DaemonUnreachable | ProtocolError) or not isinstance(error, LuodError)
+            if not unclear or has_ended():
+                raise
+            if reason != words(error):
+                reason = said(error)
+                report(
+                    f"waits for luod, which has to record that the guest goes on: {reason}. Start luod, and leave this "
+                    "process alone: the guest may be accepted from no other"
+                )
+        pause = pause_after(pause)
+        await asyncio.sleep(pause)

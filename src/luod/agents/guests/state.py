@@ -25,6 +25,7 @@ _NAME: Final = "luod-state"
 _PAUSES: Final = (0.001, 0.002, 0.004, 0.008)
 _WITHOUT_RAM: Final = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
 _WITH_RAM: Final = {"capabilities": [{"capability": "x-ignore-shared", "state": False}]}
+_LOADED_LATE: Final = {"capabilities": [{"capability": "late-block-activate", "state": True}]}
 _AGAIN_SECONDS: Final = 30.0
 _AGAIN_PAUSE: Final = 0.1
 """How long QEMU may still be writing after a failure, and the seconds between two questions."""
@@ -108,13 +109,19 @@ async def with_ram_again(qmp: Monitor) -> None:
                 await asyncio.sleep(_AGAIN_PAUSE)
 
 
-async def load(qmp: Monitor, file: Fd, *, file_uri: bool, within: float) -> None:
+async def load(qmp: Monitor, file: Fd, *, file_uri: bool, within: float, goes_on: bool) -> None:
     """Loads the state from `file`, which the caller owns, into a QEMU that waits for it. The guest stays paused.
+
+    `goes_on`: it is continued next, and is not saved before it has run, at which QEMU 7.2 would end. Then `cont` takes
+    the locks of its disks, and QEMU refuses it while another program has one. Otherwise QEMU prints such a failure
+    only, and runs the guest without the lock.
 
     Raises QemuError: it does not fit this QEMU, which is of no use afterwards; the file and the RAM are as they were.
     """
     os.lseek(file.fileno(), 0, os.SEEK_SET)
     await qmp.execute("migrate-set-capabilities", _WITHOUT_RAM)
+    if goes_on:
+        await qmp.execute("migrate-set-capabilities", _LOADED_LATE)
     async with _lent(qmp, file, os.O_RDONLY, file_uri=file_uri) as uri:
         await qmp.execute("migrate-incoming", {"uri": uri})
         async with in_time(within, "the guest's state was not loaded"):

@@ -26,14 +26,13 @@ _OF_LIBVIRT: Final = frozenset(
     f"{each}.ram" for each in ("pc", "microvm", "mach-virt", "ppc_spapr", "s390", "riscv_virt_board", "loongarch")
 )
 """The back ends that libvirt names by the machine, which has luod's instead."""
-_NEVER_CONTINUED: Final = frozenset(["shutdown", "guest-panicked", "internal-error", "suspended"])
-"""QEMU's words for guests that end, have failed, or sleep by themselves: no command continues them."""
 
 
 class Domain(CarriedGuest):
     """A domain that runs in `qemu` on the memfd `ram`, for as long as its QEMU does."""
 
     agent = record.AGENT
+    by_hand = "`virsh resume`"
 
     def __init__(
         self,
@@ -72,11 +71,6 @@ class Domain(CarriedGuest):
         self._ram_left_out = True
         self._paused = was_paused(self.name)
         await self._go_on("its last agent has ended")
-
-    async def go_on_restored(self) -> None:
-        """Continues the guest, whose state was loaded. The pause has been noted."""
-        self._paused = True
-        await self._go_on("it was restored")
 
     async def _ended(self) -> int:
         ending, leaving = asyncio.ensure_future(self._qemu.wait()), asyncio.ensure_future(self._leave.wait())
@@ -162,7 +156,7 @@ class Domain(CarriedGuest):
             found = await state.status(self._monitor)
         except LibvirtFailed:
             found = ""  # libvirt is not there
-        if found in _NEVER_CONTINUED:
+        if found:
             raise refused
         await asyncio.sleep(_AGAIN_PAUSE)
         raise QemuLate(str(refused)) from refused

@@ -240,17 +240,19 @@ async def _loaded(
                 hint="restore it with the libvirt that ran it",
             )
         with await restored.retrieve(STATE) as device_state:
-            await state.load(qemu.monitor, device_state, file_uri=continued.file_uri, within=QEMU_SECONDS)
+            file_uri = continued.file_uri
+            await state.load(qemu.monitor, device_state, file_uri=file_uri, within=QEMU_SECONDS, goes_on=running)
         if running:
             guest.note_pause(name)  # an agent that is killed from now on leaves a domain that another one continues
         resuming = True
-        await resume(restored, qemu.monitor, report, continued.go_on_restored if running else None)
+        go_on = continued.go_on_restored if running else None
+        await resume(restored, qemu.monitor, report, go_on, has_ended=lambda: qemu.ended)
     except BaseException:
         if not resuming:
             await domain.end(name)
             guest.forget_pause(name)
         raise
-    report(f"goes on in this kernel, in process {qemu.pid}")
+    report(f"{'is paused' if continued.stuck else 'goes on'} in this kernel, in process {qemu.pid}")
     return continued
 
 

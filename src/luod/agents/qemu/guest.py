@@ -14,7 +14,7 @@ from luod.agents.qemu.process import Qemu, said
 from luod.agents.qemu.record import AGENT, Record, about, of_plan
 from luod.agents.qemu.upgrade import Side
 from luod.aio import AsyncClient, AsyncHeldOutgoingSession
-from luod.errors import LuodError, QemuError, QemuLate, QemuRefusal, QmpFailed, QmpUnknown
+from luod.errors import LuodError, QemuEnded, QemuError, QemuRefusal
 from luod.ipc.errors import UpgradeFailed
 from luod.ipc.types.qemu import Upgraded
 from luod.linux import Fd
@@ -24,6 +24,7 @@ class Guest(CarriedGuest):
     """A guest that runs in `qemu` on the memfd `ram`, for as long as QEMU does."""
 
     agent = AGENT
+    by_hand = "`cont` at a monitor of its own"
 
     def __init__(self, name: str, record: Record, qemu: Qemu, ram: Fd, client: AsyncClient, report: Report) -> None:
         """`ram` and `qemu` belong to the caller. Nothing is created yet."""
@@ -70,7 +71,12 @@ class Guest(CarriedGuest):
         return await state.save(self._qemu.qmp, file_uri=self._record.capabilities.file_uri, within=within)
 
     async def _proceed(self) -> None:
-        await self._qemu.qmp.execute("cont")
+        try:
+            await self._qemu.qmp.execute("cont")
+        except QemuEnded as error:
+            if await self._qemu.ends():
+                raise
+            raise QemuError(f"QEMU lives, and its monitor is lost: {error}") from error
 
     async def upgrade(self, program: str) -> Upgraded:
         """Replaces the guest's QEMU by `program`, on this kernel.
@@ -82,6 +88,8 @@ class Guest(CarriedGuest):
         async with self._turn:
             if self._updating:
                 raise QemuRefusal("an update of the kernel is under way", hint="try again when it has ended")
+            if found := self._stuck_vetoes():
+                raise QemuRefusal(f"{self.name}: {'; '.join(found)}", hint="try again when it runs")
             record = self._record
             try:
                 file, capabilities = await programs.for_record(record, program)
@@ -120,7 +128,7 @@ class Guest(CarriedGuest):
         """Notes what hardware the guest has. A guest of which QEMU does not say it goes on, too."""
         try:
             self._hardware = await live.hardware(self._qemu.qmp)
-        except (QmpFailed, QmpUnknown, QemuLate) as error:
+        except QemuError as error:
             self._report(f"what is plugged in from now on may not be noticed: {error}")
 
     def _still(self, failure: LuodError) -> UpgradeFailed:

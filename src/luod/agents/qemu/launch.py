@@ -98,13 +98,17 @@ async def restore(
             async with _started(plan, ram, incoming=True) as qemu:
                 with await restored.retrieve(STATE) as device_state:
                     await qemu.meet()
-                    await state.load(qemu.qmp, device_state, file_uri=capabilities.file_uri, within=QEMU_SECONDS)
+                    goes_on = paused or bool(of_state.get(RUNNING))
+                    file_uri = capabilities.file_uri
+                    await state.load(qemu.qmp, device_state, file_uri=file_uri, within=QEMU_SECONDS, goes_on=goes_on)
                 if paused and not await _continued_by_hand(qemu, report):
                     return await qemu.wait()
                 runs = bool(of_state.get(RUNNING)) and not paused
-                await resume(restored, qemu.qmp, report, (lambda: qemu.qmp.execute("cont")) if runs else None)
-                report(f"goes on in this kernel, on {plan.machine} of QEMU {capabilities.version}")
                 guest = Guest(name, record.of_plan(plan, capabilities, file), qemu, ram, client, report)
+                go_on = guest.go_on_restored if runs else None
+                await resume(restored, qemu.qmp, report, go_on, has_ended=lambda: qemu.ended)
+                how = "is paused" if guest.stuck else "goes on"
+                report(f"{how} in this kernel, on {plan.machine} of QEMU {capabilities.version}")
                 return await guest.carry(patiently=True)
 
 

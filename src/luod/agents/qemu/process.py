@@ -68,6 +68,12 @@ class Qemu:
                         await task
         raise QemuEnded(f"QEMU ended with {said(self._process.returncode)} before it answered")
 
+    async def ends(self) -> bool:
+        """Returns whether it ends, for which it gets a moment: its monitor is closed before its end."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), _END_SECONDS)
+        return self.ended
+
     async def wait(self) -> int:
         """Returns QEMU's exit status; for a signal its number and 128. An exchange of the process is no end."""
         while True:

@@ -94,7 +94,8 @@ async def _beside(old: Qemu, before: Side, after: Side, ram: Fd, running: bool) 
         if running:
             await old.qmp.execute("stop")
         with await state.save(old.qmp, file_uri=before.capabilities.file_uri, within=QEMU_SECONDS) as written:
-            await state.load(new.qmp, written, file_uri=after.capabilities.file_uri, within=QEMU_SECONDS)
+            file_uri = after.capabilities.file_uri
+            await state.load(new.qmp, written, file_uri=file_uri, within=QEMU_SECONDS, goes_on=running)
         await _continued(new, running)
     except BaseException:
         await _killed(new)
@@ -134,7 +135,8 @@ async def _loaded(side: Side, ram: Fd, written: Fd, running: bool) -> Qemu:
     qemu = await process.started(side.plan, ram, incoming=True)
     try:
         await qemu.meet(within=QEMU_SECONDS)
-        await state.load(qemu.qmp, written, file_uri=side.capabilities.file_uri, within=QEMU_SECONDS)
+        file_uri = side.capabilities.file_uri
+        await state.load(qemu.qmp, written, file_uri=file_uri, within=QEMU_SECONDS, goes_on=running)
         await _continued(qemu, running)
     except BaseException:
         await _killed(qemu)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 from collections.abc import Callable, Sequence
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from luod.testing import eventually
+from luod.testing import eventually, require_tool
 from luod.testing.host import SOCKET
+from luod.testing.machine import Program
 from tests.agents.qemu.carried.launchers import Launcher, counting_guest, qemu, restore, run, update
+from tests.agents.qemu.guests import CountingGuest
 from tests.agents.qemu.monitor import tell
 from tests.daemon.host import Luod, preserve_two, states, until_followed
 from tests.daemon.participant import Operator, Participant, begin, start, started_jump
@@ -407,3 +410,82 @@ def test_a_guest_that_was_carried_over_is_not_started_from_the_beginning(luod: L
     assert refused.ended() == 4
     assert "was carried over" in refused.said
     assert set(states(start(luod))) == {f"outgoing {guest.name}", f"outgoing {guest.name}#1"}
+
+
+def test_a_restored_guest_whose_disk_is_locked_waits_in_its_qemu_until_it_is_not(luod: Luod, tmp_path: Path) -> None:
+    """Another program holds the image, such as a backup. The kernel's copy of the guest is used up by then."""
+    guest = counting_guest(tmp_path)
+    monitor = tmp_path / "monitor"
+    update(luod, [run(luod, guest, "-monitor", f"unix:{monitor},server=on,wait=off")])
+    before = guest.assert_nothing_is_lost()
+    backup = locked(luod, guest)
+
+    launcher = restore(luod, guest)
+    assert 'Failed to get shared "write" lock' in launcher.said
+    assert "it stays paused, and this is tried again" in launcher.said
+    assert guest.assert_nothing_is_lost() == before
+    operator = begin(luod)
+    assert "it is paused, and cannot be continued" in operator.until("cancelled")["reason"]
+    upgraded = luod.luoctl("qemu", "upgrade", guest.name, "--qemu", qemu(), check=False)
+    assert b"it is paused, and cannot be continued" in upgraded.stderr
+
+    backup.kill()
+    launcher.says("goes on: QEMU continues it now")
+    launcher.counts_on()
+    update(luod, [launcher])
+    restore(luod, guest).counts_on()
+
+
+def locked(luod: Luod, guest: CountingGuest) -> Program:
+    """Returns a program that has the guest's disk open, and lets no other write to it."""
+    qemu_io = require_tool("qemu-io", package="qemu-utils")
+    commands = guest.folder / "commands"
+    os.mkfifo(commands)
+    program = luod.machine.spawn(["sh", "-c", f"exec {qemu_io} -f raw {guest.disk} 0<>{commands}"])
+    eventually(lambda: locks(guest.disk), describe="qemu-io has locked the disk")
+    return program
+
+
+def locks(path: Path) -> bool:
+    """Returns whether a process has a lock on the file."""
+    number = f":{path.stat().st_ino} "
+    return any(number in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+def test_a_frozen_guest_whose_disk_is_locked_goes_on_after_a_cancelled_update_when_it_is_not(
+    luod: Luod, tmp_path: Path
+) -> None:
+    """QEMU gives its locks up as soon as it has written the state."""
+    guest = counting_guest(tmp_path)
+    launcher = run(luod, guest)
+    other = Participant(luod, "other")
+    operator = begin(luod)
+    other.expect("preparing")
+    other.vote("preparing")
+    other.expect("freezing")
+    launcher.says("frozen, with")
+    backup = locked(luod, guest)
+    other.vote("freezing", "veto", "its device would not stop")
+    operator.until("cancelled")
+    launcher.says("cannot be continued")
+    before = guest.assert_nothing_is_lost()
+
+    backup.kill()
+    launcher.says("goes on: QEMU continues it now")
+    assert launcher.counts_on() > before
+
+
+def test_a_guest_that_runs_waits_for_a_luod_that_was_killed_and_takes_part_again(luod: Luod, tmp_path: Path) -> None:
+    guest = counting_guest(tmp_path)
+    monitor = tmp_path / "monitor"
+    update(luod, [run(luod, guest, "-monitor", f"unix:{monitor},server=on,wait=off")])
+    launcher = Launcher(luod, guest, "restore", guest.name, "--paused")
+    launcher.says("is paused")
+    luod.kill_both()
+    tell(monitor, "cont")
+    launcher.says("waits for luod, which has to record that the guest goes on")
+    launcher.counts_on()
+    luod.start()
+    launcher.says("takes part in updates")
+    update(luod, [launcher])
+    restore(luod, guest).counts_on()
