@@ -218,8 +218,11 @@ def loaded(path: _Path = _LOADED) -> bool:
         return False
 
 
-def jump(*, loads: int | None = None) -> NoReturn:
+def jump(*, loads: int | None = None, sync: bool = True) -> NoReturn:
     """Writes all file systems back and starts the loaded image: sync(2), reboot(LINUX_REBOOT_CMD_KEXEC).
+
+    Without `sync` the caller has called sync(2). It does not end while a disk hangs, and its process cannot be killed
+    then, so a caller with paused guests makes it in another process, and limits its wait.
 
     `loads` is what `loads_left` returned for this image: nothing is started if another process has loaded one since,
     also during the sync, which can take seconds.
@@ -240,7 +243,8 @@ def jump(*, loads: int | None = None) -> NoReturn:
     Raises JumpRefused: any other errno, such as of a device whose reset fails. It raises when reboot(2) returns. The
     machine continues as before then, except for devices that were already frozen (H22).
     """
-    os.sync()
+    if sync:
+        os.sync()
     if loads is not None and loads_left() != loads:
         raise JumpRefused(0, _COUNT, "another process has loaded or unloaded a kernel image since")
     try:

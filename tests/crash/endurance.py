@@ -23,6 +23,7 @@ from tests.library import ROOT
 KEEP = "luod.daemon.main --state-directory"
 SERVE = "luod-serve"
 JUMP = "luod.daemon.updates.reboot"
+DISK = "luod.daemon.updates.disk"
 VMM = "tests.programs.steadfast"
 _AGAIN = "while :; do {}; sleep 0.05; done"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from luod.testing import Machine
-from tests.crash.endurance import JUMP, KEEP, SERVE, VMM, Endurance, Killing, Lived, build_killer
+from tests.crash.endurance import DISK, JUMP, KEEP, SERVE, VMM, Endurance, Killing, Lived, build_killer
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,9 @@ ROWS = {
     "keep and serve": Row(KEEP, (KEEP, SERVE), 5, in_flight),
     "the process that jumps": Row(JUMP, (JUMP,), 1),
     "keep and serve, in the jump": Row(JUMP, (KEEP, SERVE), 1),
+    "the process that writes to the disk": Row(DISK, (DISK,), 2),
+    "serve, while that writes": Row(DISK, (SERVE,), 2),
+    "keep and serve, while that writes": Row(DISK, (KEEP, SERVE), 2),
     "VMM": Row(VMM, (VMM,), 6, was_resumed),
     "VMM and serve": Row(VMM, (VMM, SERVE), 6, was_resumed),
     "serve and VMM": Row(SERVE, (SERVE, VMM), 12, was_resumed),

@@ -33,22 +33,23 @@ luod.daemon.sessions.owner_watch luod.daemon.sessions.service luod.daemon.store 
 luod.daemon.store.doubts luod.daemon.store.entries luod.daemon.store.fd_names luod.daemon.store.fd_store
 luod.daemon.store.inherited luod.daemon.store.journal luod.daemon.store.journal_file luod.daemon.store.recovery
 luod.daemon.store.registry luod.daemon.store.remains luod.daemon.store.schema luod.daemon.store.state_file
-luod.daemon.store.states luod.daemon.supervisor luod.daemon.supervisor.children luod.daemon.supervisor.custody
-luod.daemon.supervisor.ending luod.daemon.supervisor.init_store luod.daemon.supervisor.notify
-luod.daemon.supervisor.open_files luod.daemon.supervisor.other_luod luod.daemon.supervisor.passed_fds
-luod.daemon.supervisor.protocol luod.daemon.supervisor.requests luod.daemon.supervisor.serve_process
-luod.daemon.supervisor.sockets luod.daemon.supervisor.start luod.daemon.supervisor.supervisor luod.daemon.timeline
-luod.daemon.timeline.earlier luod.daemon.trust luod.daemon.updates luod.daemon.updates.follower
-luod.daemon.updates.participants luod.daemon.updates.transaction luod.decode luod.errors luod.frozen luod.ipc
-luod.ipc.errors luod.ipc.framing luod.ipc.interfaces luod.ipc.interfaces.sessions luod.ipc.interfaces.updates
-luod.ipc.names luod.ipc.server luod.ipc.server.accepted luod.ipc.server.admission luod.ipc.server.calls
-luod.ipc.server.closer luod.ipc.server.connection luod.ipc.server.foreign_files luod.ipc.server.introspection
-luod.ipc.server.methods luod.ipc.server.peer luod.ipc.server.received luod.ipc.server.receiver
-luod.ipc.server.receiver_process luod.ipc.server.sparing luod.ipc.server.turns luod.ipc.server.wire luod.ipc.types
-luod.ipc.types.phases luod.ipc.types.sessions luod.ipc.types.updates luod.linux luod.liveupdate luod.liveupdate.calls
-luod.liveupdate.device luod.liveupdate.devices luod.liveupdate.incoming luod.liveupdate.outgoing luod.liveupdate.ram
-luod.liveupdate.session luod.manifest luod.memory luod.memory.cgroup luod.memory.source luod.pci luod.session_name
-luod.static luod.uapi luod.uapi.iommufd luod.uapi.liveupdate luod.uapi.memfd luod.uapi.vfio luod.version
+luod.daemon.store.states luod.daemon.store.write_hold luod.daemon.supervisor luod.daemon.supervisor.children
+luod.daemon.supervisor.custody luod.daemon.supervisor.ending luod.daemon.supervisor.init_store
+luod.daemon.supervisor.notify luod.daemon.supervisor.open_files luod.daemon.supervisor.other_luod
+luod.daemon.supervisor.passed_fds luod.daemon.supervisor.protocol luod.daemon.supervisor.requests
+luod.daemon.supervisor.serve_process luod.daemon.supervisor.sockets luod.daemon.supervisor.start
+luod.daemon.supervisor.supervisor luod.daemon.timeline luod.daemon.timeline.earlier luod.daemon.trust
+luod.daemon.updates luod.daemon.updates.follower luod.daemon.updates.participants luod.daemon.updates.transaction
+luod.decode luod.errors luod.frozen luod.ipc luod.ipc.errors luod.ipc.framing luod.ipc.interfaces
+luod.ipc.interfaces.sessions luod.ipc.interfaces.updates luod.ipc.names luod.ipc.server luod.ipc.server.accepted
+luod.ipc.server.admission luod.ipc.server.calls luod.ipc.server.closer luod.ipc.server.connection
+luod.ipc.server.foreign_files luod.ipc.server.introspection luod.ipc.server.methods luod.ipc.server.peer
+luod.ipc.server.received luod.ipc.server.receiver luod.ipc.server.receiver_process luod.ipc.server.sparing
+luod.ipc.server.turns luod.ipc.server.wire luod.ipc.types luod.ipc.types.phases luod.ipc.types.sessions
+luod.ipc.types.updates luod.linux luod.liveupdate luod.liveupdate.calls luod.liveupdate.device luod.liveupdate.devices
+luod.liveupdate.incoming luod.liveupdate.outgoing luod.liveupdate.ram luod.liveupdate.session luod.manifest
+luod.memory luod.memory.cgroup luod.memory.source luod.pci luod.session_name luod.static luod.uapi luod.uapi.iommufd
+luod.uapi.liveupdate luod.uapi.memfd luod.uapi.vfio luod.version
 """
 """luod's own modules on the path of its start."""
 OTHERS = """

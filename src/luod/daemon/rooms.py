@@ -14,6 +14,7 @@ from luod.daemon.run_state import RunState
 from luod.daemon.stopping import Stopping
 from luod.daemon.store_watch import StoreWatch
 from luod.daemon.timeline.recorder import Recorder
+from luod.daemon.updates.disk_writes import DiskWrites
 from luod.daemon.updates.hooks import Hooks
 from luod.daemon.updates.inhibitor import Inhibitor
 from luod.daemon.updates.kexec_image import KexecImage
@@ -31,11 +32,12 @@ class Rooms:
         holdings, sessions, participants, run, log = core.holdings, core.sessions, core.participants, core.run, core.log
         self.reaping: Final = Reaping(holdings, sessions, core.policy, log)
         forwarding = Forwarding(holdings, sessions, log)
-        self.recorder: Final = Recorder(core.earlier, core.directory, log, jumping=run.updating)
+        hold = holdings.registry.file.hold
+        self.recorder: Final = Recorder(core.earlier, core.directory, log, hold, jumping=run.updating)
         self._hooks = Hooks(holdings, core.policy, run, self.reaping.deadline_left, log)
         self.image: Final = KexecImage(holdings, sessions, participants, run, log)
         self.inhibitor: Final = Inhibitor(holdings, core.policy, log)
-        self.undo: Final = Undo(core.directory, holdings.registry.rest.boot_id, log, lambda: not run.busy)
+        self.undo: Final = Undo(core.directory, holdings.registry.rest.boot_id, log, lambda: not run.busy, hold)
         self.updater: Final = Updater(
             holdings,
             self.image,
@@ -45,6 +47,7 @@ class Rooms:
             self._hooks,
             self.inhibitor,
             self.undo,
+            DiskWrites(holdings, log),
             core.policy,
             run,
             log,

@@ -22,6 +22,7 @@ from luod.daemon.store.copies import WrittenByNewer
 from luod.daemon.store.fd_names import JUMP
 from luod.daemon.store.fd_store import FdStore
 from luod.daemon.store.recovery import take_over
+from luod.daemon.store.write_hold import WriteHold
 from luod.daemon.supervisor.serve_process import Given
 from luod.daemon.timeline.earlier import Earlier
 from luod.daemon.updates.participants import Participants
@@ -123,7 +124,7 @@ async def _serve(options: Options, given: Given) -> int:
             (given.admin, offers.to_root, True),
         )
     ]
-    reloading = asyncio.ensure_future(_reload(policy, hangup, store))
+    reloading = asyncio.ensure_future(_reload(policy, hangup, store, holdings.registry.file.hold))
     await store.ready()
     later.begin()
     status = await end
@@ -172,9 +173,10 @@ class _Offers:
         return Room(granted.connections, policy.settings.all_connections, granted.named)
 
 
-async def _reload(policy: Policy, hangup: asyncio.Event, store: FdStore) -> None:
+async def _reload(policy: Policy, hangup: asyncio.Event, store: FdStore, hold: WriteHold) -> None:
     while True:
         await hangup.wait()
         hangup.clear()
-        policy.reload()
+        if not hold.waits("policy", policy.reload):
+            policy.reload()
         await store.ready()

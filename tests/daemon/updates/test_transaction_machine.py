@@ -448,8 +448,8 @@ def test_a_disk_that_hangs_cancels_the_update_and_everybody_resumes(luod: Luod) 
     one.expect("freezing")
     one.freeze(1)
     one.vote("freezing")
-    assert "the disk of luod's state directory" in one.expect("jumping", "cancelled")["reason"]
-    assert "the disk of luod's state directory" in operator.until("cancelled")["reason"]
+    assert "the write of luod's registry" in one.expect("jumping", "cancelled")["reason"]
+    assert "the write of luod's registry" in operator.until("cancelled")["reason"]
     luod.machine.signal(tracer.pid, signal.SIGTERM)
     tracer.wait()
     begin(luod)

@@ -14,6 +14,7 @@ import pytest
 
 from luod import kexec
 from luod.daemon.log import Log
+from luod.daemon.store.write_hold import WriteHold
 from luod.daemon.systemd.units import STARTING, not_running
 from luod.daemon.updates import undo
 from luod.daemon.updates.undo import Undo
@@ -46,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(folder: Path, body: Callable[[Undo], Awaitable[None]], *, idle: Callable[[], bool] = lambda: True) -> None:
     async def main() -> None:
-        done = Undo(str(folder), BOOT, Log("serve", "debug"), idle)
+        done = Undo(str(folder), BOOT, Log("serve", "debug"), idle, WriteHold())
         try:
             async with asyncio.timeout(30):
                 await body(done)

@@ -48,12 +48,16 @@ class Update:
         self.run.enter(RunState.FROZEN)
         if not frozen:
             self.coordinator.jump(1)
-        self.participants = cast("Any", SimpleNamespace(coordinator=self.coordinator, state="idle"))
+        self.participants = cast("Any", SimpleNamespace(coordinator=self.coordinator, state="idle", followers=[]))
         self.recorder = cast("Any", SimpleNamespace(begin=lambda _current: self.steps.append("recorded")))
         self.image = cast("Any", SimpleNamespace(count=7, replaced=False, load_again=self.done("load")))
         self.image.certain = lambda _moment: []
-        registry = SimpleNamespace(
-            all_outgoing=[], stay=lambda: (), depart=lambda *_: self.steps.append("departed"), sync=self.done("synced")
+        registry = SimpleNamespace(all_outgoing=[], stay=lambda: (), depart=lambda *_: self.steps.append("departed"))
+        disk: Any = SimpleNamespace(
+            before_kexec=self.done("written"),
+            take_back=self.done("taken back"),
+            end=self.done("serve writes"),
+            take_over=lambda: None,
         )
         holdings: Any = SimpleNamespace(registry=registry, broken=None, fds=SimpleNamespace(drop=self.done("dropped")))
         sessions: Any = SimpleNamespace(
@@ -76,6 +80,7 @@ class Update:
             unused,
             inhibitor,
             undo,
+            disk,
             unused,
             self.run,
             log,
@@ -121,7 +126,7 @@ def test_a_follower_that_came_back_during_the_kexec_is_told_that_there_is_none()
 
 
 def test_participants_do_not_wait_for_the_end_of_a_process_at_its_gate() -> None:
-    """Its sync of all file systems may take long, and cannot be killed."""
+    """One that a disk blocks cannot be killed."""
 
     async def body() -> list[str]:
         update = Update()
@@ -135,7 +140,9 @@ def test_participants_do_not_wait_for_the_end_of_a_process_at_its_gate() -> None
         await rolling
         return update.steps
 
-    assert asyncio.run(body()) == ["killed", "still", "forgotten", "dropped", "recorded", "undone"]
+    assert asyncio.run(body()) == [
+        *("killed", "still", "forgotten", "dropped", "taken back", "recorded", "serve writes", "undone")
+    ]
 
 
 def test_a_timeline_that_cannot_be_recorded_does_not_keep_a_guest_paused() -> None:

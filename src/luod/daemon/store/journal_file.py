@@ -15,6 +15,7 @@ import time
 
 from luod.daemon.store import state_file
 from luod.daemon.store.journal import SLOT_SIZE
+from luod.daemon.store.write_hold import WriteHold
 from luod.linux import Fd
 from luod.static import TYPE_CHECKING, Final
 
@@ -38,6 +39,8 @@ class Journal:
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.path = os.path.join(directory, "registry")
+        self.hold: Final = WriteHold()
+        """Whether the files of this directory may be written now, for all that serve has there."""
         self.begun = 0
         """The number of logs that this process began."""
         self.reserve_error: OSError | None = None

@@ -13,6 +13,7 @@ from luod.daemon.store.copies import Fault, Told, believed, current, refuse_newe
 from luod.daemon.store.doubts import adopted, aside, doubted, keep_memory, read_file
 from luod.daemon.store.fd_names import (
     ASIDE,
+    DISK,
     HOOK,
     INHIBITOR,
     JUMP,
@@ -64,6 +65,9 @@ class Holdings:
 async def take_over(fds: FdStore, directory: str, log: Log) -> Holdings:
     """Takes over `fds`, the stored fds of keep. Raises KernelRefused. Raises WrittenByNewer: nothing was changed."""
     file = Journal(directory)
+    if JUMP in fds or DISK in fds:
+        # Guests may be paused, and the process that writes in place of serve may still run. Updater ends the hold.
+        file.hold.begin()
     broken = None
     stored, others = await _stored(fds, file, log)
     try:
@@ -272,7 +276,7 @@ async def _agree(fds: FdStore, registry: Registry, log: Log) -> None:
     if held != registry.rest.held:
         registry.set_held(tuple(each for each in held if each.files))
     known = {protocol.OUTGOING + SESSION, protocol.INCOMING + SESSION}
-    known |= {REGISTRY + registry.rest.instance, ASIDE, JUMP, HOOK, UNITS, INHIBITOR}
+    known |= {REGISTRY + registry.rest.instance, ASIDE, JUMP, DISK, HOOK, UNITS, INHIBITOR}
     known |= {held_name(file) for held in registry.rest.held for file in held.files}
     image = registry.rest.image
     if image is not None:

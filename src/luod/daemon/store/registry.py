@@ -277,7 +277,11 @@ class Registry:
 
     def _begin_file(self) -> None:
         """Begins the log in the file, with the whole record as the last entry in memory."""
-        self._file.begin(journal.pack(self._number, entries.whole(self.record), whole=True))
+        self._file.begin(self.packed())
+
+    def packed(self) -> bytes:
+        """Returns the log that has the whole record as its only entry, with the number of the last one in memory."""
+        return journal.pack(self._number, entries.whole(self.record), whole=True)
 
     def _apply(self, changes: list[Change]) -> None:
         """Changes the rows. Raises ImpossibleTransition: nothing is changed."""
@@ -318,7 +322,10 @@ class Registry:
     def _write(self, write: Callable[[], None]) -> None:
         """Writes to the file. A failure is logged, not raised: the memory has the change, and a full disk must not
         block a VMM. Repeated failures for the same reason are logged once. While serve runs, it tries again later.
+        While writes to the directory wait, the whole record is written at their end.
         """
+        if self._file.hold.waits("registry", self.write_file):
+            return
         reason = ""
         try:
             write()
@@ -368,6 +375,7 @@ class Registry:
 
     def close(self) -> None:
         self.write()
+        self._file.hold.end()
         if self._again is not None:
             self._again.cancel()
         self._memory.close()

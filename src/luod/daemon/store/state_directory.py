@@ -28,7 +28,13 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 def problems(file: Journal, file_error: str = "") -> list[Problem]:
-    """Returns the problems of the directory of the registry's `file`. `file_error` is why the file is behind."""
+    """Returns the problems of the directory of the registry's `file`. `file_error` is why the file is behind.
+
+    While writes to the directory wait, it is not looked at: its disk may hang.
+    """
+    if file.hold.holds:
+        remedy = "find out what keeps the disk busy; luod goes on by itself when the disk answers"
+        return [Problem(file.directory, file.hold.why, remedy)] if file.hold.why else []
     found = list(_directory(file.directory)) or list(_contents(file))
     if not found and file_error:
         what = f"the registry's file could not be written: {file_error}"

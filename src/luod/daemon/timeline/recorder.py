@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from luod.daemon.log import Log
     from luod.daemon.store.registry import Change
     from luod.daemon.store.schema import Departure, Record, Row
+    from luod.daemon.store.write_hold import WriteHold
     from luod.daemon.timeline.earlier import Earlier
     from luod.daemon.timeline.timeline import Current, EventKind
     from luod.ipc.types.phases import UpdateState
 
+_FILE: Final = "timeline"
 _FORMAT: Final = 1
 """The format of the file. Before 1 it had no number."""
 _MOST_BYTES: Final = 4 << 20
@@ -42,13 +44,15 @@ _DECODER: Final = Decoder(strict=True)
 class Recorder:
     """Owns the file while it is open. Made inside a running loop."""
 
-    def __init__(self, earlier: Earlier, directory: str, log: Log, *, jumping: bool) -> None:
+    def __init__(self, earlier: Earlier, directory: str, log: Log, hold: WriteHold, *, jumping: bool) -> None:
         """Continues the timeline on the disk, or begins one with the registry's data from before the kexec. Then
-        records what happened `earlier`. `jumping`: the previous serve called reboot(2), so its update is not over.
+        records what happened `earlier`. `hold`: whether the file may be written now. `jumping`: the previous serve
+        called reboot(2), so its update is not over.
         """
+        self._hold = hold
         self._registry = earlier.registry
         self._directory = directory
-        self._path = os.path.join(directory, "timeline")
+        self._path = os.path.join(directory, _FILE)
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._file: Fd | None = None
@@ -239,7 +243,9 @@ class Recorder:
         now = monotonic() if self._replayed is None else self._replayed
         event = Event(what, round(now - self._origin, 6), session, note)
         self._events.append(event)
-        if self._file is not None:
+        if self._hold.waits(_FILE, self._save):
+            pass
+        elif self._file is not None:
             if not self._unwritten:
                 self._loop.call_soon(self._write)
             self._unwritten.append(event)
@@ -251,10 +257,16 @@ class Recorder:
 
     def _begin(self, timeline: Timeline, origin: float) -> None:
         """Replaces the recorded timeline by another one."""
-        self.close()
         self._timeline, self._origin, self._past = timeline, origin, False
         self._events, self._recorded, self._frozen = [], set(), timeline.frozen
-        lines = _line([self._registry.rest.boot_id, origin, _FORMAT]) + _line(timeline)
+        self._save()
+
+    def _save(self) -> None:
+        """Makes the file the present timeline."""
+        if self._hold.waits(_FILE, self._save):
+            return
+        self.close()
+        lines = _line([self._registry.rest.boot_id, self._origin, _FORMAT]) + _line(self._complete())
         try:
             state_file.replace(self._path, lines)
         except OSError as error:
@@ -263,6 +275,8 @@ class Recorder:
         self._open(new=True)
 
     def _open(self, *, new: bool) -> None:
+        if not new and self._hold.waits(_FILE, self._save):
+            return
         try:
             self._file = Fd(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
             if not new:
@@ -273,7 +287,7 @@ class Recorder:
     def _write(self) -> None:
         """Appends the events that the file lacks."""
         events, self._unwritten = self._unwritten, []
-        if self._file is None or not events:
+        if self._file is None or not events or self._hold.waits(_FILE, self._save):
             return
         try:
             os.write(self._file.fileno(), b"".join(map(_line, events)))

@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from time import monotonic
 
 from luod.daemon import memory_grants
 from luod.daemon.run_state import Run, RunState
 from luod.daemon.updates import memory_checks
+from luod.daemon.updates.follower import delivered
 from luod.daemon.updates.progress import ProgressFeed
 from luod.daemon.updates.transaction import LATE, Transaction
 from luod.ipc.types.updates import Event, FrozenDevice
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from luod.ipc.types.admin import Progress
     from luod.ipc.types.phases import Ballot, EventKind, Phase, State, VotePhase, Way
 
-_DELIVERY_SECONDS: Final = 5.0
-"""The time for all participants to take an event before the kexec."""
 _DEVICES_NAMED: Final = 5
 """The number of devices in the operator's message. Each participant gets all of its own."""
 _ENTERED: Final[dict[Phase, RunState]] = {
@@ -190,10 +188,7 @@ class Coordinator:
         """
         self.tell("jumping", state="jumping")
         ready = [self.members[id] for id, member in self.transaction.members.items() if member.standing == "ready"]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_DELIVERY_SECONDS):
-                for follower in ready:
-                    await follower.events.delivered()
+        await delivered(ready)
         for follower in ready:
             if not follower.events.empty:
                 self.gone(follower)

@@ -6,14 +6,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 
 from luod.ipc.types.updates import DeclaredFile, DeclaredSession, Event, FrozenDevice, When
 from luod.static import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from luod.ipc.server.peer import Peer
 
+_DELIVERY_SECONDS: Final = 5.0
+"""The time for all participants to take an event, before the kexec, or before serve writes to the disk again."""
 _DEVICE: Final = "vfio"
 """The kind of a declared file that the kernel freezes."""
 
@@ -95,3 +100,11 @@ class Follower:
             for file in session.files
             if file.kind == _DEVICE
         ]
+
+
+async def delivered(followers: Collection[Follower]) -> None:
+    """Returns when all have taken their events, or some have not in time."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DELIVERY_SECONDS):
+            for follower in followers:
+                await follower.events.delivered()

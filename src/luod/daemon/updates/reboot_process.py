@@ -93,7 +93,7 @@ class RebootProcess:
     def kill(self) -> None:
         """Kills the process, if it has not ended. It must not be `under_way`.
 
-        Killed at its gate it calls nothing, even if it ends later: its sync may take long, and cannot be killed.
+        Killed at its gate it calls nothing, even if it ends later, such as one that a disk blocks.
         """
         self._child.kill()
 

@@ -30,8 +30,6 @@ _CALL: Final = "systemctl kexec"
 
 def main(supervisor: int) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # While guests are being paused; systemd writes the rest back when it unmounts (docs/hazards.md, H16).
-    os.sync()
     with Fd(os.pidfd_open(supervisor)) as keeper:
         order = gate.wait_for_order()
         if order is None:

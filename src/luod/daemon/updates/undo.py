@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from luod.daemon.log import Log
+    from luod.daemon.store.write_hold import WriteHold
 
 _FILE: "Final" = "update-undo"
 _DECODER: "Final" = Decoder(strict=True)
@@ -51,9 +52,12 @@ class Done:
 class Undo:
     """Needs a running loop. `close` at the end of serve."""
 
-    def __init__(self, directory: str, boot_id: str, log: "Log", idle: "Callable[[], bool]") -> None:
-        """`directory` is the state directory. `idle`: whether no update runs. Reads the file."""
+    def __init__(self, directory: str, boot_id: str, log: "Log", idle: "Callable[[], bool]", hold: "WriteHold") -> None:
+        """`directory` is the state directory. `idle`: whether no update runs. `hold`: whether the file may be written
+        now. Reads the file.
+        """
         self._path = os.path.join(directory, _FILE)
+        self._hold = hold
         self._boot_id = boot_id
         self._log = log
         self._idle = idle
@@ -114,8 +118,7 @@ class Undo:
             self._tell(image, {name: why for name, why in stopped.items() if why != units.STARTING})
             if not image and not stopped:
                 self._done = None
-                with contextlib.suppress(OSError):
-                    os.unlink(self._path)
+                self._save()
                 return
             self._done = replace(done, image=bool(image), units=tuple(stopped))
             with contextlib.suppress(OSError):  # the file has more
@@ -178,8 +181,18 @@ class Undo:
         return ""
 
     def _write(self, done: Done) -> None:
-        state_file.replace(self._path, json.dumps(encode(done)).encode())
+        """Writes the file, at the end of a hold if there is one. Raises OSError."""
+        if not self._hold.waits(_FILE, self._save):
+            state_file.replace(self._path, json.dumps(encode(done)).encode())
         self._done = done
+
+    def _save(self) -> None:
+        """Makes the file what is to be undone, as far as its disk allows that."""
+        with contextlib.suppress(OSError):
+            if self._done is not None:
+                self._write(self._done)
+            elif not self._hold.waits(_FILE, self._save):
+                os.unlink(self._path)
 
     def _read(self) -> Done | None:
         try:

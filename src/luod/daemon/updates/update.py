@@ -24,6 +24,7 @@ from luod.daemon.store.fd_store import KeeperGone
 from luod.daemon.store.schema import Departure
 from luod.daemon.systemd import commands
 from luod.daemon.updates import early_freeze, stuck_ioctls, times
+from luod.daemon.updates.follower import delivered
 from luod.daemon.updates.participants import Participants, ready_rows
 from luod.daemon.updates.quiesce import Quiesce
 from luod.daemon.updates.reboot_process import RebootProcess, until_ended
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from luod.daemon.store.recovery import Holdings
     from luod.daemon.timeline.recorder import Recorder
     from luod.daemon.updates.coordinator import Coordinator
+    from luod.daemon.updates.disk_writes import DiskWrites
     from luod.daemon.updates.hooks import Hooks
     from luod.daemon.updates.inhibitor import Inhibitor
     from luod.daemon.updates.kexec_image import KexecImage
@@ -60,8 +62,6 @@ _READING_SECONDS: Final = 5.0
 """The wait for luoctl to read the last reply before the kexec, while guests are frozen."""
 _DETACHED_SECONDS: Final = 1.0
 """The time for the last reply to a detached operator to cross the network, before guests are frozen."""
-_DISK_SECONDS: Final = 5.0
-"""The wait for the registry to be on the disk, while guests are frozen."""
 
 _CLOSED: Final = (
     RunState.PREPARED,
@@ -86,6 +86,7 @@ class Updater:
         hooks: Hooks,
         inhibitor: Inhibitor,
         undo: Undo,
+        disk: DiskWrites,
         policy: Policy,
         run: Run,
         log: Log,
@@ -107,6 +108,7 @@ class Updater:
         self._policy = policy
         self._inhibitor = inhibitor
         self._undo = undo
+        self._disk = disk
         self._quiesce = Quiesce(holdings, undo, log)
         self._run = run
         self._started = clock.now()
@@ -255,8 +257,9 @@ class Updater:
             async with self._restoring:
                 await self._undo.undo()
             try:
+                await self._disk.require_free()
                 await self._load()
-            except errors.KernelRefused as error:
+            except (errors.KernelRefused, Refused) as error:
                 coordinator.error = error
                 raise
             await self._ask_hook(coordinator)
@@ -265,8 +268,7 @@ class Updater:
                 self._recorder.begin(times.current(coordinator, self._registry.all_outgoing))
                 await coordinator.settle()
             if not coordinator.cancelled:
-                # Writes most of the data while guests run; the rest is written right before the kexec (H16).
-                await coordinator.unless_cancelled(asyncio.to_thread(os.sync))
+                await coordinator.unless_cancelled(self._disk.begin())
             if not coordinator.cancelled and coordinator.way == "systemd":
                 await self._inhibitor.release()
                 quiescing = asyncio.ensure_future(self._quiesce.run(coordinator))
@@ -290,6 +292,7 @@ class Updater:
             if not coordinator.cancelled:
                 # A collection took up to 16 ms.
                 gc.disable()
+                self._disk.freeze()
                 coordinator.freeze()
             if not coordinator.cancelled:
                 loading = None
@@ -399,9 +402,9 @@ class Updater:
             clock.pace(self._started, left),
         )
         self._registry.depart(departure, ready)
-        await self._registry_on_disk()
         if not await coordinator.feed.jump_read(_READING_SECONDS):
             self._log.warning("operator-slow", update=coordinator.id)
+        await self._disk.before_kexec(coordinator.way)
         if self._image.replaced:
             self._log.warning("image-replaced", update=coordinator.id)
             await self._load()
@@ -420,17 +423,6 @@ class Updater:
         await until_ended(reboot.ended, self._stuck_seconds, lambda: self._end_stuck(coordinator), self._log)
         cancel = coordinator.came_back if reboot.called else coordinator.end
         cancel(str(reboot.refusal()))
-
-    async def _registry_on_disk(self) -> None:
-        """Waits until the registry is on the disk. Raises Refused if that takes too long."""
-        try:
-            async with asyncio.timeout(_DISK_SECONDS):
-                await self._registry.sync()
-        except TimeoutError:
-            raise errors.Refused(
-                f"the disk of luod's state directory was not written within {_DISK_SECONDS:.0f} s",
-                hint="find out what keeps the disk busy, then update again",
-            ) from None
 
     def _end_stuck(self, coordinator: Coordinator | None) -> None:
         """Kills processes that block reboot(2) in an ioctl of a session, against the rules of an update (H17)."""
@@ -454,6 +446,7 @@ class Updater:
             # A session that is just being created for this update is removed with the others.
             await self._sessions.changes.still()
             await self._forget_departure()
+            await self._disk.take_back()
         finally:
             self._participants.preserving = coordinator.preserving
             self._participants.coordinator = None
@@ -466,13 +459,18 @@ class Updater:
                 "cancelled", update=coordinator.id, reason=told.reason, blackout_seconds=f"{told.blackout or 0.0:.3f}"
             )
             self._run.enter(RunState.IDLE)
-            await self._restore_machine(quiescing)
+            await self._restore_machine(coordinator, quiescing)
             if reboot is not None:
                 await reboot.close()
 
-    async def _restore_machine(self, quiescing: asyncio.Future[None] | None) -> None:
-        """Unloads the image, and starts the units that were stopped. The next update waits for that."""
+    async def _restore_machine(self, coordinator: Coordinator, quiescing: asyncio.Future[None] | None) -> None:
+        """Has serve write to the disk, unloads the image, and starts the units that were stopped. The next update waits
+        for that.
+        """
         async with self._restoring:
+            if coordinator.frozen:
+                await delivered(self._participants.followers)
+            await self._disk.end()
             if quiescing is not None and not quiescing.done():
                 self._quiesce.call_off()
                 await asyncio.wait((quiescing,))
@@ -488,11 +486,13 @@ class Updater:
         await self._fds.drop(JUMP)
 
     def take_over(self) -> None:
-        """Waits for the end of reboot(2) if the previous serve called it."""
+        """Waits for the end of reboot(2) if the previous serve called it, before serve writes to the disk."""
         if self._run.is_in(RunState.JUMPING):
             self._task = asyncio.ensure_future(self._await_reboot())
             self._task.add_done_callback(self._ran)
-        elif self._undo.needed:
+            return
+        self._disk.take_over()
+        if self._undo.needed:
             self._task = asyncio.ensure_future(self._undo_earlier())
             self._task.add_done_callback(self._undid)
 
@@ -522,6 +522,8 @@ class Updater:
         self._run.enter(RunState.IDLE)
         self._recorder.not_jumped(reason)
         self._log.warning("cancelled", update=update, reason=reason)
+        await delivered(self._participants.followers)
+        self._disk.take_over()
         await self._undo.undo()
 
 

@@ -1,0 +1,49 @@
+"""Writes to the state directory, which wait while guests are paused: a disk that hangs would hold the guests too.
+
+Each part of serve that has a file there asks `waits` before it writes. What is needed before the kexec is written by a
+process of its own, `luod.daemon.updates.disk_process`. Pure.
+"""
+
+from __future__ import annotations
+
+from luod.static import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class WriteHold:
+    """Whether writes wait, and those that do. It has no effect before `begin`."""
+
+    def __init__(self) -> None:
+        self._holds = False
+        self._why = ""
+        self._waiting: dict[str, Callable[[], None]] = {}
+
+    @property
+    def holds(self) -> bool:
+        return self._holds
+
+    @property
+    def why(self) -> str:
+        """Returns what is wrong with the disk; "" if nothing is known to be."""
+        return self._why
+
+    def begin(self, why: str = "") -> None:
+        """Makes writes wait. A second call changes the reason only."""
+        self._holds, self._why = True, why
+
+    def waits(self, file: str, write: Callable[[], None]) -> bool:
+        """Returns whether a write of `file` waits. Then `write`, which writes all of it, runs at the end of the hold,
+        in place of an earlier one of this file.
+        """
+        if self._holds:
+            self._waiting[file] = write
+        return self._holds
+
+    def end(self) -> None:
+        """Runs the writes that wait. Each handles its own errors."""
+        self._holds, self._why = False, ""
+        waiting, self._waiting = self._waiting, {}
+        for write in waiting.values():
+            write()
