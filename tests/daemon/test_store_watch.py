@@ -23,6 +23,7 @@ from luod.daemon.supervisor.init_store import InitStore
 from luod.daemon.supervisor.requests import Message, Requests
 from luod.ipc import framing
 from luod.linux import memfd
+from luod.testing.waiting import eventually_async
 from tests.daemon.supervisor.pid_1 import Pid1
 
 _SYSTEMCTL = """#!/bin/sh
@@ -107,12 +108,6 @@ def watched(
     asyncio.run(main())
 
 
-async def until(check: Callable[[], Awaitable[bool]]) -> None:
-    """Waits, up to the limit of `watched`, until the check holds."""
-    while not await check():
-        await asyncio.sleep(0.02)
-
-
 def test_h8_a_lowered_maximum_is_noticed_before_the_next_session_and_healed_when_it_is_raised(
     systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,10 +127,7 @@ def test_h8_a_lowered_maximum_is_noticed_before_the_next_session_and_healed_when
         systemd.tell()
         await watch.before_create()
 
-        async def whole() -> bool:
-            return len(systemd.pid_1.kept) == 2
-
-        await until(whole)
+        await eventually_async(lambda: len(systemd.pid_1.kept) == 2, within=30, describe="PID 1 has every file again")
         systemd.tell()
         await watch.before_create()
         assert (await fds.copies()).fault == ""
@@ -145,18 +137,13 @@ def test_h8_a_lowered_maximum_is_noticed_before_the_next_session_and_healed_when
 
 def test_a_reload_asks_at_once(systemd: Systemd) -> None:
     async def body(fds: FdStore, watch: StoreWatch) -> None:
-        async def asked_once() -> bool:
-            return len(systemd.asked) >= 2  # whoami, show
-
-        await until(asked_once)
+        # whoami, show
+        await eventually_async(lambda: len(systemd.asked) >= 2, within=30, describe="PID 1 was asked once")
         before = len(systemd.asked)
 
         watch._soon.set()
 
-        async def asked_again() -> bool:
-            return len(systemd.asked) > before
-
-        await until(asked_again)
+        await eventually_async(lambda: len(systemd.asked) > before, within=30, describe="PID 1 was asked again")
         assert systemd.asked[-1].endswith("FileDescriptorStoreMax -- luod.service")
 
     async def store_first(fds: FdStore, watch: StoreWatch) -> None:

@@ -15,6 +15,7 @@ FOLDERS: Final = ("tests", "demo", "examples", "bench", "src/luod/testing")
 EXCEPTIONS: Final = {
     "bench/custody.py": "measures the time until luod answers: 20 ms between two looks would be part of it",
     "bench/jump.py": "gives luod time for the other votes: the time from the last one is measured",
+    "bench/qemu.py": "asks a QEMU over its monitor: the time until it answers is measured",
     "bench/vfio.py": "measures the time until a device has finished",
     "src/luod/testing/waiting.py": "`eventually` itself",
     "tests/agents/qemu/carried/test_devices.py": "reads a socket to its end, which comes when QEMU ends",
@@ -25,12 +26,16 @@ EXCEPTIONS: Final = {
     "tests/testing/test_agent.py": "reads messages up to the one it is about; the channel has a timeout",
 }
 """Files that sleep or poll, and why they may."""
+SLEEPS: Final = ("time.sleep", "sleep", "asyncio.sleep")
 
 
 def waits(tree: ast.Module) -> Iterator[int]:
-    """Yields the lines of calls of time.sleep, and of `while` loops that do nothing but ask again."""
+    """Yields the lines of calls of time.sleep and asyncio.sleep, and of `while` loops that do nothing but ask again.
+
+    `asyncio.sleep(0)` is no wait: it lets the other tasks run.
+    """
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("time.sleep", "sleep"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in SLEEPS and ast.unparse(node) != "asyncio.sleep(0)":
             yield node.lineno
         if isinstance(node, ast.While) and all(is_nothing(statement) for statement in node.body):
             yield node.lineno
@@ -54,7 +59,13 @@ def test_only_the_named_files_sleep_or_poll() -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["while busy():\n    pass", "while True:\n    time.sleep(1)", "while busy():\n    'until it is not'"]
+    "source",
+    [
+        "while busy():\n    pass",
+        "while True:\n    time.sleep(1)",
+        "while busy():\n    'until it is not'",
+        "while busy():\n    await asyncio.sleep(0.1)",
+    ],
 )
 def test_a_sleep_and_a_busy_poll_are_found(source: str) -> None:
     assert [*waits(ast.parse(source))]

@@ -17,6 +17,7 @@ from luod.aio import AsyncClient, AsyncHeldOutgoingSession, AsyncRestored
 from luod.errors import AlreadyResumed, DaemonUnreachable, QmpFailed
 from luod.linux import Fd
 from luod.liveupdate import memory
+from luod.testing.waiting import eventually_async
 from tests.impostor import Answer, Impostor, reply
 
 NO_THREAD = "can't start new thread"
@@ -125,9 +126,7 @@ def test_an_unexpected_error_in_a_phase_is_a_veto(tmp_path: Path) -> None:
     async def run(path: str, ram: Fd) -> list[str]:
         guest = Guest(ram, path)
         taking = asyncio.ensure_future(guest._take_part(cast(AsyncHeldOutgoingSession, Session())))
-        async with asyncio.timeout(60):
-            while "goes on: vetoed" not in guest.said and not taking.done():
-                await asyncio.sleep(0.01)
+        await eventually_async(lambda: "goes on: vetoed" in guest.said or taking.done(), describe="the guest goes on")
         taking.cancel()
         await asyncio.wait({taking})
         return guest.said

@@ -22,24 +22,28 @@ from luod.daemon.store.registry import Registry
 from luod.daemon.store.schema import FORMAT, OLDEST_FORMAT, Departure, OutgoingRow, Record, Row
 from luod.frozen import replace
 from luod.linux import Fd
+from luod.testing.waiting import eventually_async
 
 BOOT = "this-boot"
 QUIET = Log("test", "error")
 
 
 class Disk(Journal):
-    """A journal on a disk whose writes can be made to fail."""
+    """A journal on a disk whose writes can be made to fail. `failed`: how many did."""
 
     full = False
+    failed = 0
 
     def append(self, entry: bytes) -> bool:
         if self.full:
+            self.failed += 1
             self.close()
             raise OSError(28, "No space left on device")
         return super().append(entry)
 
     def _begin(self, entry: bytes) -> None:
         if self.full:
+            self.failed += 1
             raise OSError(28, "No space left on device")
         super()._begin(entry)
 
@@ -342,11 +346,10 @@ def test_a_file_that_could_not_be_written_is_tried_again(tmp_path: Path, monkeyp
         file.full = True
         registry.begin_generation()
         assert registry.file_error
-        await asyncio.sleep(0.03)  # it fails again meanwhile
+        before = file.failed
+        await eventually_async(lambda: file.failed > before, describe="it was tried again, and failed again")
         file.full = False
-        async with asyncio.timeout(10):
-            while registry.file_error:
-                await asyncio.sleep(0.01)
+        await eventually_async(lambda: not registry.file_error, describe="the file is written")
 
     with closing(Slots.new()) as memory, closing(Disk(str(tmp_path))) as file:
         registry = Registry(record(), memory, file, QUIET)

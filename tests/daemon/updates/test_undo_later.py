@@ -19,6 +19,7 @@ from luod.daemon.systemd.units import STARTING, not_running
 from luod.daemon.updates import undo
 from luod.daemon.updates.undo import Undo
 from luod.errors import KernelRefused
+from luod.testing.waiting import eventually_async
 
 BOOT = "11111111-2222-3333-4444-555555555555"
 _SYSTEMCTL = """#!/bin/sh
@@ -64,9 +65,7 @@ def recorded(folder: Path) -> list[str]:
 
 
 async def until_undone(done: Undo) -> None:
-    """Waits, up to the limit of `run`."""
-    while done.needed:
-        await asyncio.sleep(0.02)
+    await eventually_async(lambda: not done.needed, within=30, describe="everything is undone")
 
 
 def test_a_unit_that_does_not_start_again_is_kept_shown_and_tried_until_it_runs(
@@ -158,8 +157,7 @@ def test_nothing_is_tried_while_an_update_runs(folder: Path, monkeypatch: pytest
         done.stops(["db.service"])
         await done.undo()
         (folder / "db.service").write_text("active")
-        while len(asked) < 3:
-            await asyncio.sleep(0.01)
+        await eventually_async(lambda: len(asked) >= 3, within=30, describe="it has asked three times")
         assert done.needed
 
     run(folder, body, idle=idle)
