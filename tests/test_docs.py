@@ -57,14 +57,14 @@ def run_pytest(folder: Path, *, passed: int = 1) -> None:
 
 def test_the_test_of_a_vmm_author_passes(machine: Machine, tmp_path: Path) -> None:
     """`machine`: where there can be none, this is skipped."""
-    test, vmm, _ = blocks("docs/test-vmm.md")
+    test, vmm, *_ = blocks("docs/test-vmm.md")
     (tmp_path / "test_my_vmm.py").write_text(test)
     (tmp_path / "my_vmm.py").write_text(vmm)
     run_pytest(tmp_path)
 
 
 def test_the_forked_vmm_of_an_author_has_been_imported_before(machine: Machine, tmp_path: Path) -> None:
-    _, vmm, test = blocks("docs/test-vmm.md")
+    _, vmm, _, test = blocks("docs/test-vmm.md")
     shows = """
 
 def test_it_has_been_imported(luod_machine, luod_python, vmm_environment):
@@ -76,6 +76,12 @@ def test_it_has_been_imported(luod_machine, luod_python, vmm_environment):
     (tmp_path / "test_forked.py").write_text(test + shows)
     (tmp_path / "my_vmm.py").write_text(vmm)
     run_pytest(tmp_path, passed=2)
+
+
+def test_the_tests_of_updates_vetoes_and_refusals_pass(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "vmm.py").write_text(blocks("docs/vmm.md")[0])
+    (tmp_path / "test_updates.py").write_text(blocks("docs/test-vmm.md")[2])
+    run_pytest(tmp_path, passed=3)
 
 
 def test_the_complete_vmm_lives_through_two_updates(machine: Machine, tmp_path: Path) -> None:

@@ -39,3 +39,8 @@ def test_no_text_is_a_riddle(phrase: str) -> None:
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
     assert len(rows) > 300
     assert not [row for row in rows if re.search(rf"\b{phrase}\b", row)]
+
+
+def test_a_command_in_a_text_has_both_its_marks() -> None:
+    odd = [line for line in PAGE.read_text().splitlines() if line.startswith("| ") and line.count("`") % 2]
+    assert odd == []

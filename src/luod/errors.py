@@ -342,7 +342,7 @@ class DaemonError(LuodError):
 
 
 class DaemonUnreachable(DaemonError):
-    hint = "start `luod`, or give the path of its socket"
+    hint = "start `luod`, under systemd by `systemctl start luod`, or give the path of its socket"
 
 
 class ProtocolError(DaemonError):

@@ -32,8 +32,8 @@ def test_a_dry_run_ends_with_whether_the_update_would_be_refused(
 ) -> None:
     finding = Finding("luo-missing", "refusal", "the kernel has no LUO", "all would be lost", "load another", forced)
     with view(Output(json=False)) as shown:
-        shown.show(Progress("checked", findings=(finding,)))
-    assert capsys.readouterr().out.splitlines()[-1].endswith(f" s  {last}")
+        shown.show(Progress("checked", findings=(finding,), participants=(participant(1, "vm"),), seconds_left=30.0))
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f" s  {last}: 1 participant")
 
 
 def test_with_json_the_reason_of_a_cancelled_update_is_also_a_line_for_people(

@@ -95,6 +95,7 @@ def test_one_guest_runs_while_another_is_awaited(tmp_path: Path) -> None:
     assert bars(lines)["vm-1"].endswith("R....." + "." * 28)
     assert bars(lines)["vm-2"].endswith("R")
     assert any(line.endswith("not resumed yet") for line in lines)
+    assert "  blackout   3.5 s at most, of vm-1, not over of vm-2" in lines
 
 
 def test_who_takes_no_part_has_no_blackout_that_luod_knows_of(tmp_path: Path) -> None:

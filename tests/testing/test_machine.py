@@ -93,6 +93,16 @@ def test_failure_has_boot_program_and_stderr(machine: Machine) -> None:
         assert part in str(caught.value)
 
 
+def test_failure_has_the_end_of_the_output(machine: Machine) -> None:
+    """`luoctl update` says there why it was cancelled."""
+    with pytest.raises(ProgramFailed) as caught:
+        machine.run(["sh", "-c", "seq 1000; echo cancelled: a backup is running; exit 5"])
+    lines = str(caught.value).splitlines()
+    assert "cancelled: a backup is running" in lines
+    assert "1000" in lines
+    assert "1" not in lines
+
+
 def test_failure_by_a_signal(machine: Machine) -> None:
     with pytest.raises(ProgramFailed, match="SIGTERM"):
         machine.run(["sh", "-c", "kill $$"])

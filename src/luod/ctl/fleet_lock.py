@@ -72,8 +72,9 @@ class FleetLock:
             with error:
                 raise FleetLockRefused(f"{self._url}: {_reason(error.code, error.read(_MOST_BYTES))}") from None
         except (OSError, HTTPException) as error:
-            why = getattr(error, "reason", error)
-            raise FleetLockError(f"{self._url}: {why or type(error).__name__}") from None
+            why = getattr(error, "reason", error)  # that of a URLError is often an OSError, with a number
+            told = getattr(why, "strerror", None) or why
+            raise FleetLockError(f"{self._url}: {told or type(error).__name__}") from None
         if status != 200:
             raise FleetLockRefused(f"{self._url}: {_reason(status, body)}")
 

@@ -93,7 +93,7 @@ class _Stream:
                 yield f"and {more} without a session {escaped(group[0].standing)}"
         if progress.state != self._state:
             self._state = progress.state
-            left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s"
+            left = "" if _left(progress) is None else f", {_left(progress):.0f} s"
             known = counted(len(self._known), "participant")
             count = f": {known}{left}" if self._known and progress.state != "jumping" else ""
             if progress.way is not None and not self._way:
@@ -130,7 +130,7 @@ class _Table:
 
             # Printed above the table, so that the refresh does not remove them.
             self.live.console.print(Text("\n".join(lines(progress.findings, brief=progress.state != "checked"))))
-        left = progress.seconds_left
+        left = _left(progress)
         self._until = None if left is None else time.monotonic() + left
         if self.live is not None:
             self.live.refresh()
@@ -179,6 +179,11 @@ class _Table:
         """Returns the seconds until it reached its standing, or until now while it is awaited."""
         runs = participant.standing == "awaited" and self._progress is not None and self._progress.state != "cancelled"
         return participant.seconds + (time.monotonic() - self._heard[participant.id] if runs else 0.0)
+
+
+def _left(progress: Progress) -> float | None:
+    """Returns the seconds until the deadline; None without one, and in a dry run, which asks no participant."""
+    return None if progress.state == "checked" else progress.seconds_left
 
 
 def _cancelled(progress: Progress) -> str:

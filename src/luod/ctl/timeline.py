@@ -112,9 +112,8 @@ def lines(told: UpdateTimes) -> Iterator[str]:
         yield f"  reason     {escaped(told.reason)}"
     for name, seconds, how in stages(told):
         yield f"  {name:<10} {duration(seconds)}{', ' if how else ''}{how}"
-    longest = max((p for p in told.sessions if p.blackout is not None), key=lambda p: p.blackout or 0.0, default=None)
-    if told.blackout is not None and longest is not None:
-        yield f"  blackout   {duration(told.blackout)} at most, of {escaped(longest.name)}"
+    if known := ", ".join(_blackouts(told)):
+        yield f"  blackout   {known}"
     if not told.sessions:
         yield "no sessions"
         return
@@ -125,6 +124,16 @@ def lines(told: UpdateTimes) -> Iterator[str]:
         yield f"{escaped(session.name):<{width}}  {bar(told, session)}  {remark(told, session)}".rstrip()
     yield ""
     yield "p preparing  f freezing  j jumping  r restoring  . resumed; capitals: blackout"
+
+
+def _blackouts(told: UpdateTimes) -> Iterator[str]:
+    """Yields the longest blackout of a guest that runs again, and how many guests are paused still."""
+    longest = max((p for p in told.sessions if p.blackout is not None), key=lambda p: p.blackout or 0.0, default=None)
+    if told.blackout is not None and longest is not None:
+        yield f"{duration(told.blackout)} at most, of {escaped(longest.name)}"
+    paused = [p.name for p in told.sessions if p.standing == "ready" and p.resumed is None and p.gone is None]
+    if told.state == "restoring" and paused:
+        yield f"not over of {escaped(paused[0])}" + (f" and {len(paused) - 1} more" if len(paused) > 1 else "")
 
 
 def _scale(seconds: float) -> str:

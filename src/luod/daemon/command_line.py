@@ -84,5 +84,5 @@ def check_config(name: str | None) -> int:
         commands.require(settings, path)
     except FileNotFoundError:
         raise PolicyError(path, "", "does not exist", hint="without it luod uses its defaults") from None
-    print(f"{path}: valid, {len(settings.rules)} rules")
+    print(f"{path}: valid, {len(settings.rules)} {'rule' if len(settings.rules) == 1 else 'rules'}")
     return 0

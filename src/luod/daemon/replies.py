@@ -6,6 +6,7 @@ The words must not differ: a client must not distinguish another user's session 
 from __future__ import annotations
 
 from luod.daemon.run_state import RunState
+from luod.daemon.store.states import IncomingState
 from luod.ipc.errors import Busy, NoManifest, NoSuchSession, Resumed, TooLate, Torn, UpdateRunning
 from luod.static import TYPE_CHECKING, Final
 
@@ -48,8 +49,14 @@ def no_manifest(name: str) -> NoManifest:
     )
 
 
-def not_looked_at(name: str, *, retrieved: bool) -> NoManifest:
-    if retrieved:
+def not_looked_at(name: str, state: IncomingState) -> NoManifest:
+    if state is IncomingState.TORN:
+        return NoManifest(
+            name=name,
+            message=f"incoming session {name!r} is torn, and luod does not hold it, so its manifest cannot be read",
+            hint="start its guest from the beginning; `luoctl discard` frees what is left of it",
+        )
+    if state is not IncomingState.WAITING:
         return NoManifest(
             name=name,
             message=f"luod does not hold incoming session {name!r}: a client retrieved it from an earlier luod",

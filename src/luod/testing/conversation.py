@@ -113,9 +113,12 @@ class Conversation:
         while (message := self._channel.arrived(but="hello")) is not None:
             self._handle(message)
 
-    def failure(self, doing: str, what: str, *, program: str = "") -> str:
-        """Returns the text of a failure, with the boot and the machine's log. `program` is a program's stderr."""
+    def failure(self, doing: str, what: str, *, program: str = "", output: str = "") -> str:
+        """Returns the text of a failure, with the boot and the machine's log. `program` is a program's stderr, `output`
+        the end of its stdout."""
         text = f"boot {self.boot}: {doing}: {what}"
+        if output:
+            text += f"\n--- the end of the program's stdout\n{output}"
         if program:
             text += f"\n--- the program's stderr\n{program}"
         if log := self._log():

@@ -27,6 +27,10 @@ from luod.testing.waiting import eventually
 TIMEOUT = 60.0
 """Default time limit of a request in seconds. It is longer than any request takes, and ends a test that hangs."""
 
+_OUTPUT_LINES = 20
+_OUTPUT_CHARACTERS = 4000
+"""How much of a failed program's stdout is in the text of the failure."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -279,7 +283,9 @@ class Machine(abc.ABC):
 
     def _program_failed(self, result: Result, what: str) -> ProgramFailed:
         stderr = result.stderr.decode("utf-8", "replace")
-        return ProgramFailed(self._conversation.failure(" ".join(result.argv), what, program=stderr))
+        output = "\n".join(result.text[-_OUTPUT_CHARACTERS:].splitlines()[-_OUTPUT_LINES:])
+        doing = " ".join(result.argv)
+        return ProgramFailed(self._conversation.failure(doing, what, program=stderr, output=output))
 
     @contextlib.contextmanager
     def _channel_closed_afterwards(self) -> Iterator[bool]:

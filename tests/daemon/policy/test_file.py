@@ -129,7 +129,7 @@ def test_check_config_says_good_or_what_is_wrong(tmp_path: Path, capsys: pytest.
     file = tmp_path / "luod.toml"
     file.write_text("[[rules]]\nuid = 3\n")
     assert main(["check-config", str(file)]) == 0
-    assert "valid, 1 rules" in capsys.readouterr().out
+    assert "valid, 1 rule\n" in capsys.readouterr().out
     file.write_text("[[rules]]\nuid = true\n")
     assert main(["check-config", str(file)]) == 1
     assert f"{file}: rules[0].uid: is true or false, not a number" in capsys.readouterr().err

@@ -141,6 +141,7 @@ def test_an_update_waits_for_what_is_torn_to_be_released(luod: Luod) -> None:
     luod.start()
     vmm = start(luod)
     assert refused(vmm, "Resuming", names=["one"]).kind == "Torn"
+    assert "is torn" in luod.luoctl_json("show", "one")["note"]
     luod.load()
     assert luod.luoctl("update", check=False).returncode == 4
     vmm.call("release_named", name="one", direction="incoming")

@@ -261,14 +261,14 @@ def command_line(following: NextKernel) -> Iterator[Finding]:
             "liveupdate-off",
             "the next kernel's command line has no liveupdate=on",
             "without it that kernel has no /dev/liveupdate, and every session is lost",
-            "run `luoctl load --append-cmdline liveupdate=on …",
+            "run `luoctl load --append-cmdline liveupdate=on …`",
         )
     if not enabled(line, "kho", default=following.option("CONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT") == "y"):
         yield finding(
             "kho-off",
             "the next kernel's command line has no kho=on",
             "without it that kernel takes nothing over, and every session is lost",
-            "run `luoctl load --append-cmdline kho=on …",
+            "run `luoctl load --append-cmdline kho=on …`",
         )
     timeout = following.command_line.last("panic")
     if timeout is None:
@@ -278,7 +278,7 @@ def command_line(following: NextKernel) -> Iterator[Finding]:
             "no-panic",
             "the next kernel's command line has no panic=",
             "if it panics, it does not reboot by itself",
-            "add panic=10, or panic=-1 to reboot at once: luoctl load --append-cmdline panic=10 …",
+            "add panic=10, or panic=-1 to reboot at once: `luoctl load --append-cmdline panic=10 …`",
         )
 
 
@@ -290,7 +290,7 @@ def root(line: str, running_line: str) -> Iterator[Finding]:
             "root-missing",
             f"the next kernel's command line has no root=; the running kernel's has root={named[-1]}",
             "without it the next kernel may find no root file system, unless its initial RAM disk knows it",
-            "add it, or use the running kernel's command line: luoctl load --append-cmdline TEXT adds to that",
+            "add it, or use the running kernel's command line: `luoctl load --append-cmdline TEXT` adds to that",
         )
 
 

@@ -132,7 +132,7 @@ class SessionService:
         row = self._incoming(peer, name)
         fd = self._fds.get(fd_name(row))
         if fd is None:
-            raise not_looked_at(name, retrieved=row.state is not IncomingState.WAITING)
+            raise not_looked_at(name, row.state)
         try:
             found = await self._checks.manifest(row.owner, fd)
         except errors.NotEnoughMemory as error:

@@ -47,7 +47,7 @@ def claim(log: Log, *, orphan: bool) -> dict[str, Fd]:
         except SessionExists:
             if time.monotonic() >= deadline and orphan:
                 log.warning(
-                    "other-left", session=protocol.REGISTRY_SESSION, reason="the serve of a keeper that died has it"
+                    "other-left", session=protocol.REGISTRY_SESSION, reason="the serve of a supervisor that died has it"
                 )
                 return {}
             if time.monotonic() >= deadline:
@@ -84,14 +84,14 @@ def wait_for_orphan(path: str, deadline: float, log: Log | None, *, ours: bool) 
         if not ours and pid != _DEAD and (pid == _ELSEWHERE or os.path.exists(f"/proc/{pid}")):
             what = "a process of another PID namespace" if pid == _ELSEWHERE else f"process {pid}"
             if pid in _keepers(path):
-                what = f"another luod runs: its keeper is process {pid}, and"
+                what = f"another luod runs: its supervisor is process {pid}, and"
             raise Refused(f"{what} listens on {path} already", hint="stop it, or use another socket path")
         if time.monotonic() >= deadline:
             if log is not None:
-                log.warning("orphan-left", socket=path, reason="the serve of a keeper that died does not end")
+                log.warning("orphan-left", socket=path, reason="the serve of a supervisor that died does not end")
             return False
         if not told and log is not None:
-            log("orphan-awaited", socket=path, reason="the serve of a keeper that died still listens")
+            log("orphan-awaited", socket=path, reason="the serve of a supervisor that died still listens")
             told = True
         time.sleep(_PROBE_SECONDS)
     return True
