@@ -71,7 +71,7 @@ def agent(python: Interpreter, *options: str) -> Iterator[Line]:
             process.wait(60)
 
 
-def test_hello(line: Line) -> None:
+def test_the_hello_has_the_boot_and_the_namespaces(line: Line) -> None:
     assert line.hello["hello"] == 3
     assert line.hello["namespaces"]["pid"] == os.readlink("/proc/self/ns/pid")
 
@@ -177,7 +177,7 @@ def test_daemon_that_keeps_the_pipes_is_not_waited_for(line: Line) -> None:
     assert value["returncode"] == 0
 
 
-def test_exit_status(line: Line) -> None:
+def test_init_ends_with_the_status_that_it_is_asked_for(line: Line) -> None:
     assert line.ask("exit", status=7) == {"id": 1, "value": None}
     assert line.process.wait(60) == 7
 

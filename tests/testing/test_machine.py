@@ -65,7 +65,7 @@ def _keeps_output(machine_kind: str) -> None:
         pytest.skip("a program's last words before a kexec are kept by the emulated machine only")
 
 
-def test_run(machine: Machine) -> None:
+def test_a_program_gets_its_input_and_its_output_comes_back(machine: Machine) -> None:
     result = machine.run(["sh", "-c", "cat; echo problems >&2"], stdin=b"\0in\n")
     assert (result.returncode, result.stdout, result.stderr) == (0, b"\0in\n", b"problems\n")
 
@@ -77,7 +77,7 @@ def test_run_as_another_uid(machine: Machine) -> None:
     assert machine.run(["id", "-G"], user=1000, group=12).text == "12"
 
 
-def test_environment(machine: Machine, machine_kind: str) -> None:
+def test_the_environment_is_inits_with_the_changes_of_the_test(machine: Machine, machine_kind: str) -> None:
     """It is init's, with what the test adds and without what it removes."""
     inits = {"emulated": "LUOEMU_BOOT=1", "kernel": "LANG=C.UTF-8"}[machine_kind]
     assert inits in machine.run(["env"]).text.splitlines()
@@ -116,12 +116,12 @@ def test_run_that_takes_too_long(machine: Machine) -> None:
         machine.run(["sleep", "1000"], timeout=0.2)
 
 
-def test_no_such_program(machine: Machine) -> None:
+def test_a_program_that_is_not_there_is_an_error_with_the_reason(machine: Machine) -> None:
     with pytest.raises(MachineError, match="No such file"):
         machine.run(["/no/such/program"])
 
 
-def test_files(machine: Machine) -> None:
+def test_a_file_that_is_written_in_the_machine_is_read_back_and_not_on_the_host(machine: Machine) -> None:
     data = os.urandom(1 << 20)
     machine.write("/run/file", data, mode=0o600)
     assert machine.read("/run/file") == data
@@ -162,7 +162,7 @@ def test_a_file_is_bound_over_another_until_the_jump(machine: Machine, load: Cal
     assert machine.read("/proc/meminfo") != b"MemFree: 1 kB\n"
 
 
-def test_ask(machine: Machine) -> None:
+def test_a_program_is_asked_line_by_line_until_its_input_ends(machine: Machine) -> None:
     program = machine.spawn(["sh", "-c", ECHO])
     for question in ({"a": [1, None]}, "text", 3, "x" * 1_000_000):
         assert program.ask(question) == question
@@ -271,7 +271,7 @@ def test_jump_that_does_not_come(machine: Machine) -> None:
     assert machine.boot == 1
 
 
-def test_machine_that_ends(machine: Machine) -> None:
+def test_a_request_to_a_machine_that_has_ended_says_how_it_ended(machine: Machine) -> None:
     reboot = "import ctypes; ctypes.CDLL(None).reboot(0x4321FEDC); input()"
     with pytest.raises(MachineEnded, match=r"(luoemu|QEMU) ended with status 0"):
         machine.run([sys.executable, "-c", reboot])
@@ -339,7 +339,7 @@ def test_a_time_limit_may_be_longer_than_poll_takes() -> None:
         assert machine.spawn(["cat"]).ask({}) == {}
 
 
-def test_close_twice(machine: Machine) -> None:
+def test_a_machine_may_be_closed_twice(machine: Machine) -> None:
     machine.close()
     machine.close()
 

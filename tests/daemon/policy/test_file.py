@@ -22,7 +22,7 @@ def wrong(text: str | bytes) -> PolicyError:
     return caught.value
 
 
-def test_all_of_it() -> None:
+def test_a_file_may_have_every_member() -> None:
     settings = parse(
         b"""
         restore-deadline = 600

@@ -101,7 +101,7 @@ def test_by_unit_and_cgroup(condition: str, holds: bool) -> None:
         ("a.c", "abc", False),
     ],
 )
-def test_names(pattern: str, name: str, allowed: bool) -> None:
+def test_a_pattern_allows_the_names_of_its_user_or_unit_only(pattern: str, name: str, allowed: bool) -> None:
     assert grant(f"[default]\nnames = ['{pattern}']", where=VM).allows(SessionName.parse(name).base) is allowed
 
 

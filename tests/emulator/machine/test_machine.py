@@ -37,7 +37,7 @@ from tests.emulator.machine.conftest import (
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def test_status_of_init(run_machine: Run) -> None:
+def test_the_exit_status_is_that_of_init(run_machine: Run) -> None:
     assert run_machine(["sh", "-c", "exit 7"]).returncode == 7
     assert run_machine("raw.syscall('reboot', 0, 0, 0, 0)").returncode == 1
     # As PID 1 it would shrug off a signal it does not handle, even its own; a fault it cannot.
@@ -54,7 +54,7 @@ def test_command_that_is_not_there(run_machine: Run) -> None:
         assert (done.returncode, done.stderr.splitlines()[-1]) == (127, f"luoemu: {name}: No such file or directory")
 
 
-def test_usage() -> None:
+def test_without_a_command_it_shows_its_usage() -> None:
     command = luoemu()[:-2]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -62,12 +62,12 @@ def test_usage() -> None:
 
 
 @pytest.mark.parametrize("command", ["RESTART", "HALT", "POWER_OFF"])
-def test_ending_by_reboot(run_machine: Run, command: str) -> None:
+def test_a_reboot_or_power_off_ends_the_machine_without_an_error(run_machine: Run, command: str) -> None:
     done = run_machine(f"raw.reboot(raw.kexec_uapi.LINUX_REBOOT_CMD_{command})")
     assert done.returncode == 0, done.stderr
 
 
-def test_other_reboot_commands(run_machine: Run) -> None:
+def test_other_commands_of_reboot_are_answered_as_by_the_kernel(run_machine: Run) -> None:
     for_root("for several users in one machine")
     source = """
         raw.reboot(raw.kexec_uapi.LINUX_REBOOT_CMD_CAD_ON)
@@ -127,7 +127,7 @@ def test_descriptors_that_are_inherited(run_machine: Run) -> None:
             assert machine.wait(30) == 0
 
 
-def test_environment_and_files(run_machine: Run, tmp_path: Path) -> None:
+def test_init_finds_its_boot_its_kernel_and_its_profile(run_machine: Run, tmp_path: Path) -> None:
     source = """
         assert os.environ["LUOEMU_PROFILE"] == "document"
         assert open("/run/luoemu/profile").read() == "document\\n"

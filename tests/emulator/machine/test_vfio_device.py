@@ -37,7 +37,7 @@ def test_what_the_vmm_of_the_document_does(run_devices: RunDevices) -> None:
     run_devices(source)
 
 
-def test_memory_of_the_process(run_devices: RunDevices) -> None:
+def test_a_device_reads_and_writes_memory_of_the_process(run_devices: RunDevices) -> None:
     source = """
         import ctypes
         file = os.open(take(), os.O_RDWR)
@@ -146,7 +146,7 @@ def test_memory_of_a_process_that_ended(run_devices: RunDevices) -> None:
     run_devices(source)
 
 
-def test_configuration_space(run_devices: RunDevices) -> None:
+def test_the_configuration_space_takes_only_what_hardware_takes(run_devices: RunDevices) -> None:
     source = """
         file, context = os.open(take(), os.O_RDWR), open_iommufd()
         assert errno_of(os.pread, file, 4, CONFIG) == errno.EINVAL
@@ -165,7 +165,7 @@ def test_configuration_space(run_devices: RunDevices) -> None:
     run_devices(source, "--vfio", "0000:01:00.0,vendor=0x8086")
 
 
-def test_registers(run_devices: RunDevices) -> None:
+def test_registers_are_read_written_and_reset_by_the_file(run_devices: RunDevices) -> None:
     source = """
         file, context = os.open(take(), os.O_RDWR), open_iommufd()
         bind(file, context)
@@ -184,7 +184,7 @@ def test_registers(run_devices: RunDevices) -> None:
 
 
 @pytest.mark.usefixtures("mapping")
-def test_mapped_registers(run_devices: RunDevices) -> None:
+def test_registers_work_through_a_mapping(run_devices: RunDevices) -> None:
     source = """
         file = os.open(take(), os.O_RDWR)
         memory, heard = os.memfd_create("guest"), os.eventfd(0)
@@ -211,7 +211,7 @@ def test_mapped_registers(run_devices: RunDevices) -> None:
 
 
 @pytest.mark.usefixtures("mapping")
-def test_several_bars(run_devices: RunDevices) -> None:
+def test_each_bar_has_memory_of_its_own(run_devices: RunDevices) -> None:
     source = """
         file, context = os.open(take(), os.O_RDWR), open_iommufd()
         bind(file, context)
@@ -226,7 +226,7 @@ def test_several_bars(run_devices: RunDevices) -> None:
     run_devices(source, "--vfio", "0000:01:00.0,bars=16K+4K+1M")
 
 
-def test_interrupts(run_devices: RunDevices) -> None:
+def test_an_interrupt_reaches_its_eventfd(run_devices: RunDevices) -> None:
     source = """
         file, context = os.open(take(), os.O_RDWR), open_iommufd()
         bind(file, context)
@@ -389,7 +389,7 @@ def test_device_files_where_other_files_are_meant(run_devices: RunDevices) -> No
     run_devices(source)
 
 
-def test_many_threads(run_devices: RunDevices) -> None:
+def test_threads_use_devices_at_the_same_time(run_devices: RunDevices) -> None:
     source = """
         files = [os.open(take(f"0000:0{number}:00.0"), os.O_RDWR) for number in range(1, 5)]
         def work(file):

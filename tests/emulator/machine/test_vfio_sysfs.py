@@ -21,7 +21,7 @@ TWO = (
 )
 
 
-def test_what_is_shown(run_devices: RunDevices) -> None:
+def test_sys_and_dev_show_the_devices_as_the_kernel_does(run_devices: RunDevices) -> None:
     source = """
         assert sorted(os.listdir("/sys/bus/pci/devices")) == [
             "0000:00:01.0", "0000:00:02.0", "0000:01:00.0", "0000:02:00.0"]
@@ -79,7 +79,7 @@ def test_tools_that_walk_trees(run_machine: Run) -> None:
     ]
 
 
-def test_ways_to_bind(run_devices: RunDevices) -> None:
+def test_a_device_is_bound_by_new_id_by_bind_and_by_its_override(run_devices: RunDevices) -> None:
     source = """
         driver = Path("/sys/bus/pci/drivers/vfio-pci")
         write = lambda name, text: (driver / name).write_text(text)
@@ -169,7 +169,7 @@ def test_machine_ends_while_an_unbind_waits(run_machine: Run) -> None:
     assert done.returncode == 3, done.stderr
 
 
-def test_reset_and_removal(run_devices: RunDevices) -> None:
+def test_a_device_is_reset_removed_and_found_again(run_devices: RunDevices) -> None:
     source = """
         file = os.open(take(), os.O_RDWR)
         bind(file, open_iommufd())

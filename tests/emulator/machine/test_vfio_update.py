@@ -232,7 +232,7 @@ def test_unbind_waits_for_a_session(run_devices: RunDevices) -> None:
     run_devices(source)
 
 
-def test_thirty_two_devices(run_devices: RunDevices) -> None:
+def test_thirty_two_devices_are_carried(run_devices: RunDevices) -> None:
     source = """
         names = [f"0000:{1 + n // 8:02x}:00.{n % 8}" for n in range(32)]
         paths = {name: take(name) for name in names}

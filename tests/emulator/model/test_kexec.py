@@ -102,7 +102,7 @@ def test_empty_image_or_initrd(world: World, vmm: Process) -> None:
     ],
     ids=["none", "empty", "unterminated", "plain", "longest", "too long"],
 )
-def test_command_lines(vmm: Process, line: bytes, answer: int) -> None:
+def test_a_command_line_ends_with_nul_and_has_a_longest_length(vmm: Process, line: bytes, answer: int) -> None:
     assert vmm.kexec_file_load(IMAGE, line) == answer
 
 
@@ -138,7 +138,7 @@ def test_initrd_is_read_unless_told_otherwise(world: World, vmm: Process) -> Non
 
 
 @pytest.mark.parametrize(("magic1", "magic2"), [(0, kexec.LINUX_REBOOT_MAGIC2), (kexec.LINUX_REBOOT_MAGIC1, 0)])
-def test_wrong_magic(vmm: Process, magic1: int, magic2: int) -> None:
+def test_a_reboot_without_its_magic_numbers_is_refused(vmm: Process, magic1: int, magic2: int) -> None:
     assert vmm.kexec_file_load(IMAGE, COMMAND_LINE) == 0
     assert vmm.reboot(magic1=magic1, magic2=magic2) == -EINVAL
 
@@ -161,7 +161,7 @@ def test_other_magics_and_signed_integers(vmm: Process, magic2: int) -> None:
         (1, -EINVAL),
     ],
 )
-def test_other_commands(vmm: Process, command: int, answer: object) -> None:
+def test_other_commands_of_reboot_are_answered(vmm: Process, command: int, answer: object) -> None:
     assert vmm.reboot(command) == answer
 
 

@@ -23,7 +23,7 @@ def other(vmm: Process, device: int) -> int:
 
 @pytest.mark.parametrize("data", [b"", b"x", b"ram" * 5000])
 @pytest.mark.parametrize("seals", [0, 0x1, 0x20, 0x3F])
-def test_memfds(vmm: Process, session: int, data: bytes, seals: int) -> None:
+def test_a_memfd_of_any_content_and_seals_is_preserved(vmm: Process, session: int, data: bytes, seals: int) -> None:
     assert vmm.preserve(session, vmm.memfd(data, seals), 1) == 0
 
 

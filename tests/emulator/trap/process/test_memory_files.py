@@ -44,7 +44,7 @@ def linked(directory: str) -> Fd:
     ],
     ids=["memfd", "unlinked tmpfs", "unlinked disk", "directory", "eventfd", "null", "hugetlb"],
 )
-def test_kind(make: Callable[[], Fd], kind: Kind) -> None:
+def test_memory_is_told_from_other_files(make: Callable[[], Fd], kind: Kind) -> None:
     file = OpenFile(make())
     assert file.kind is kind
     file.close()

@@ -49,7 +49,9 @@ def stops(code: bytes, number: int, architecture: int, *arguments: int) -> bool:
 @pytest.mark.parametrize("with_devices", [False, True])
 @pytest.mark.parametrize("trap_opens", [False, True])
 @pytest.mark.parametrize(("machine", "architecture"), [("x86_64", X86_64), ("x86_64", I386), ("aarch64", AARCH64)])
-def test_what_stops(machine: str, architecture: int, trap_opens: bool, with_devices: bool) -> None:
+def test_the_filter_stops_only_the_calls_that_are_answered(
+    machine: str, architecture: int, trap_opens: bool, with_devices: bool
+) -> None:
     code = program(trap_opens=trap_opens, with_devices=with_devices, machine=machine)
     calls = dict(NUMBERS[architecture])
     ioctl, madvise, process_madvise = map(calls.pop, (Call.IOCTL, Call.MADVISE, Call.PROCESS_MADVISE))
@@ -98,7 +100,7 @@ def test_calls_of_the_x32_abi_do_not_reach_the_host() -> None:
     assert decide(code, X32 | 16, I386) == uapi.SECCOMP_RET_ALLOW
 
 
-def test_unknown_machine() -> None:
+def test_a_machine_without_known_numbers_is_an_error() -> None:
     with pytest.raises(OSError, match="sparc"):
         program(trap_opens=False, machine="sparc")
 

@@ -20,7 +20,7 @@ EVERYTHING = (
 )
 
 
-def test_addresses() -> None:
+def test_an_address_is_parsed_and_shown_in_small_letters() -> None:
     address = Address.parse("0001:1F:1d.7")
     assert (address.domain, address.bus, address.slot, address.function) == (1, 0x1F, 0x1D, 7)
     assert str(address) == "0001:1f:1d.7"

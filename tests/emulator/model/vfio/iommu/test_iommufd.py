@@ -95,7 +95,7 @@ def test_an_unreadable_size_comes_before_the_command(vmm: Vmm, iommu: int) -> No
     assert vmm.ioctl(iommu, uapi.IOMMU_IOAS_ALLOC, END - 2) == -EFAULT
 
 
-def test_sizes(vmm: Vmm, iommu: int) -> None:
+def test_a_structure_is_read_by_the_size_that_it_says(vmm: Vmm, iommu: int) -> None:
     alloc = uapi.IOMMU_IOAS_ALLOC
     assert vmm.call(iommu, alloc, uapi.IOAS_ALLOC.pack(11, 0, 0)) == -EINVAL
     assert vmm.call(iommu, alloc, uapi.IOAS_ALLOC.pack(16, 0, 0) + b"\0\0\0\1") == -E2BIG
@@ -112,7 +112,7 @@ def test_numbers_are_given_again(vmm: Vmm, iommu: int) -> None:
     assert vmm.ioas(iommu) == 2
 
 
-def test_map_checks(vmm: Vmm, iommu: int, ioas: int) -> None:
+def test_what_a_map_refuses_and_in_which_order(vmm: Vmm, iommu: int, ioas: int) -> None:
     assert vmm.map(iommu, ioas, RAM, 4096, 0, flags=8 | 6) == -EOPNOTSUPP
     assert vmm.call(iommu, uapi.IOMMU_IOAS_MAP, uapi.IOAS_MAP.pack(40, 7, ioas, 1, RAM, 4096, 0)) == -EOPNOTSUPP
     assert vmm.map(iommu, 99, RAM, 4096, BIG) == -EOVERFLOW
@@ -193,7 +193,7 @@ def test_neighbouring_allowed_ranges_are_one(vmm: Vmm, iommu: int, ioas: int) ->
     assert vmm.map(iommu, ioas, RAM, 8192, ANYWHERE) == 0x10000
 
 
-def test_allowed_addresses(vmm: Vmm, iommu: int, ioas: int) -> None:
+def test_an_address_anywhere_is_an_allowed_one(vmm: Vmm, iommu: int, ioas: int) -> None:
     assert allow(vmm, iommu, 99, (0, 1)) == -ENOENT
     assert allow(vmm, iommu, ioas, (5, 5)) == -EINVAL
     assert allow(vmm, iommu, ioas, (0, 5), (5, 8)) == -EINVAL
@@ -204,7 +204,7 @@ def test_allowed_addresses(vmm: Vmm, iommu: int, ioas: int) -> None:
     assert vmm.map(iommu, ioas, RAM, 4096, 0) == 0, "a fixed address may be another"
 
 
-def test_unmap(vmm: Vmm, iommu: int, ioas: int) -> None:
+def test_an_unmap_takes_whole_mappings_only(vmm: Vmm, iommu: int, ioas: int) -> None:
     for page in (0, 1, 3):
         assert vmm.map(iommu, ioas, RAM, 4096, page * 4096) == page * 4096
     assert vmm.map(iommu, ioas, RAM, 8192, 0x10000) == 0x10000
@@ -304,7 +304,7 @@ def test_while_a_device_is_attached_the_window_of_its_interrupts_is_reserved(vmm
     assert ranges(vmm, iommu, ioas) == [(0, (1 << 48) - 1)]
 
 
-def test_hwpt_alloc_checks(vmm: Vmm, iommu: int, ioas: int, table: int) -> None:
+def test_what_a_page_table_refuses_and_in_which_order(vmm: Vmm, iommu: int, ioas: int, table: int) -> None:
     def alloc(
         *, flags: int = 0, device: int = 2, pt: int = ioas, reserved: int = 0, kind: int = 0, size: int = 0
     ) -> int:
@@ -354,7 +354,7 @@ def test_an_option_looks_for_its_address_space_before_its_operation(vmm: Vmm, io
     assert option(vmm, iommu, uapi.IOMMU_OPTION_RLIMIT_MODE, 2) == -EOPNOTSUPP
 
 
-def test_map_file(world: DeviceWorld, vmm: Vmm, iommu: int, ioas: int) -> None:
+def test_a_device_writes_into_a_mapped_file(world: DeviceWorld, vmm: Vmm, iommu: int, ioas: int) -> None:
     memory = vmm.memfd(bytes(8192))
     assert vmm.map_file(iommu, ioas, 99, 0, 4096, 0) == -EBADF
     assert vmm.map_file(iommu, ioas, memory, 0, 0, 0) == -EINVAL
@@ -403,7 +403,7 @@ def test_copy_shares_the_pages(world: DeviceWorld, vmm: Vmm, iommu: int, ioas: i
     assert world.pinned == []
 
 
-def test_options(vmm: Vmm, iommu: int) -> None:
+def test_options_are_read_and_set_where_they_may_be(vmm: Vmm, iommu: int) -> None:
     limits, huge, write, read = 0, 1, 0, 1
     assert option(vmm, iommu, limits, read) == 0
     assert option(vmm, iommu, limits, write, value=1) == -EPERM
@@ -456,7 +456,7 @@ def test_change_process_is_for_file_mappings(vmm: Vmm, iommu: int, ioas: int) ->
     assert vmm.call(iommu, change, uapi.IOAS_CHANGE_PROCESS.pack(8, 0)) == -EINVAL
 
 
-def test_vfio_ioas(vmm: Vmm, iommu: int, ioas: int) -> None:
+def test_the_address_space_for_vfio_is_put_read_and_cleared(vmm: Vmm, iommu: int, ioas: int) -> None:
     get, put, clear = 0, 1, 2
 
     def ask(operation: int, thing: int = 0, reserved: int = 0) -> int:

@@ -227,7 +227,7 @@ def test_attach_to_another_table_replaces_the_first(world: DeviceWorld, vmm: Vmm
     assert world.bus.places[0].device.dma is None
 
 
-def test_get_info(vmm: Vmm, cdev: int, iommu: int) -> None:
+def test_get_info_fills_as_much_as_the_caller_has_room_for(vmm: Vmm, cdev: int, iommu: int) -> None:
     number(vmm.bind(cdev, iommu))
     layout = uapi.DEVICE_INFO
     assert vmm.call(cdev, uapi.VFIO_DEVICE_GET_INFO, layout.pack(15, 0, 0, 0, 0, 0)) == -EINVAL
@@ -259,7 +259,7 @@ def regions(vmm: Vmm, device: int) -> Iterator[tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize("can_map", [True, False])
-def test_regions(can_map: bool) -> None:
+def test_each_region_has_its_size_its_offset_and_its_rights(can_map: bool) -> None:
     world = power_on(f"{A},bars=16K+64K", can_map=can_map)
     vmm = Vmm(world)
     vmm.take(A)
