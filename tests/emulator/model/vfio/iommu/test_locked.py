@@ -14,11 +14,6 @@ SIZE = 8 * PAGE
 
 
 @pytest.fixture
-def rules() -> str:
-    return "v2"
-
-
-@pytest.fixture
 def limited(world: DeviceWorld, vmm: Vmm) -> Vmm:
     """Returns a process that may lock 8 pages."""
     return limited_process(world)
