@@ -285,3 +285,17 @@ def test_asyncio_is_imported_for_a_forked_luod_as_luod_does(machine_python: Inte
         shown = line.ask("run", argv=[machine_python.executable, "-c", source], forked=True)["value"]
     assert help_["returncode"] == 0
     assert base64.b64decode(shown["stdout"]) == b"True True False\n"
+
+
+def test_a_module_of_luod_preload_that_blocks_is_told_before_its_import(
+    machine_python: Interpreter, tmp_path: Path
+) -> None:
+    (tmp_path / "blocking.py").write_text("import threading; threading.Event().wait()")
+    with agent(machine_python, "--forks", "--preload", str(tmp_path), "blocking") as line:
+        env = {"PYTHONPATH": os.pathsep.join([machine_python.environment["PYTHONPATH"], str(tmp_path)])}
+        request = {"id": 1, "agent": line.hello["agent"], "do": "run", "argv": machine_python.module("blocking")}
+        line.connection.sendall(json.dumps({**request, "forked": True, "env": env}).encode() + b"\n")
+        told = line.read()
+        line.process.kill()
+
+    assert told == {"imports": "blocking"}

@@ -54,6 +54,8 @@ class Conversation:
         self._why_ended = why_ended
         self._log = log
         self._agent = ""
+        self._imports = ""
+        """The module of luod_preload that the agent imports now."""
         self._last_request = 0
         self._answers: dict[int, dict[str, Any] | None] = {}
 
@@ -117,6 +119,8 @@ class Conversation:
         """Returns the text of a failure, with the boot and the machine's log. `program` is a program's stderr, `output`
         the end of its stdout."""
         text = f"boot {self.boot}: {doing}: {what}"
+        if self._imports:
+            text += f"; the agent imports a module of luod_preload before: {self._imports}"
         if output:
             text += f"\n--- the end of the program's stdout\n{output}"
         if program:
@@ -141,6 +145,8 @@ class Conversation:
     def _handle(self, message: dict[str, Any]) -> None:
         if "program" in message:
             self._told(message)
+        elif "imports" in message:
+            self._imports = message["imports"]
         elif message.get("id") in self._answers:
             self._answers[message["id"]] = message
 
@@ -150,7 +156,7 @@ class Conversation:
         if message["hello"] not in (0, expected):
             raise MachineError(self.failure("boot", f"boot {expected} is due, and it says {message['hello']}"))
         self.boot = expected
-        self._agent = message["agent"]
+        self._agent, self._imports = message["agent"], ""
         self._answers.clear()
         self._booted(message)
 

@@ -13,7 +13,7 @@ import contextlib
 import gc
 import importlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from luod.testing import suite
 from luod.testing.preloaded import later
@@ -22,10 +22,16 @@ from luod.testing.preloaded import later
 class Ahead:
     """Imports for programs: any modules of luod, and the tests' own that it is given."""
 
-    def __init__(self, directories: Sequence[str], modules: Sequence[str]) -> None:
-        """`directories` are those of the tests' modules."""
+    def __init__(
+        self, directories: Sequence[str], modules: Sequence[str], tell: Callable[[str], None] = lambda name: None
+    ) -> None:
+        """`directories` are those of the tests' modules.
+
+        `tell` gets the name of each of these before its import, which may block, and "" after it.
+        """
         suite.search(directories)
         self._modules = modules
+        self._tell = tell
         self._refused: suite.Refused | None = None
 
     def import_for(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -43,11 +49,14 @@ class Ahead:
                 if name.partition(".")[0] == "luod":
                     _import_luods(name)
                 elif searched and name in self._modules:
+                    self._tell(name)
                     try:
                         suite.import_all([name])
                     except suite.Refused as error:
                         self._refused = error
                         raise
+                    finally:
+                        self._tell("")
         if new:
             gc.freeze()  # a collection in a fork would copy every page
 

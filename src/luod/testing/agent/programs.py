@@ -179,7 +179,9 @@ class Programs:
         from luod.testing.agent.ahead import Ahead
 
         if self._ahead is None:
-            self._ahead = Ahead(suite.search_path(directories), modules.split())
+            self._ahead = Ahead(
+                suite.search_path(directories), modules.split(), lambda name: self._channel.tell({"imports": name})
+            )
         try:
             self._ahead.import_for(argv, environment)
         except suite.Refused as error:
