@@ -35,6 +35,7 @@ struct session_finish { uint32_t size; uint32_t reserved; };
 #define SESSION_FINISH _IO(0xBA, 0x42)
 
 static const char *name;
+static const struct timespec moment = { .tv_nsec = 100 * 1000 * 1000 };
 
 static void say(const char *what, uint64_t count, const char *why)
 {
@@ -110,6 +111,12 @@ static const char *text(const char *value, char *out, size_t size)
 	memcpy(out, length ? value + 1 : "", length);
 	out[length] = 0;
 	return out;
+}
+
+/* Returns the digits of a number; "0" for other values. */
+static void number(const char *value, char *out, size_t size)
+{
+	snprintf(out, size, "%lld", value ? strtoll(value, NULL, 10) : 0LL);
 }
 
 static int is(const char *value, const char *word)
@@ -294,13 +301,27 @@ static void refused(const char *what, const char *error)
 	exit(1);
 }
 
+/* Records that the guest resumes. luod may record it and die before its answer: it takes the call again from the process
+ * that retrieved the sessions. Until there is an answer the guest stays paused. */
+static void resuming(void)
+{
+	char parameters[128], error[ERROR_MAX];
+
+	snprintf(parameters, sizeof(parameters), "{\"names\":[\"%s\"]}", name);
+	while (!call("Updates.Resuming", parameters, NULL, error)) {
+		if (*error)
+			refused("may not resume", error);
+		nanosleep(&moment, NULL);
+	}
+}
+
 /*
  * Retrieves the sessions NAME and NAME#GENERATION of the previous kernel, if they exist, and resumes from them. Returns
  * -1 for a cold start. Ends this process if luod cannot tell now: the guest may still wait in the kernel.
  */
 static int come_back(void)
 {
-	char error[ERROR_MAX], parameters[128], frozen_name[64] = "";
+	char error[ERROR_MAX], frozen_name[64] = "";
 	size_t length = strlen(name);
 	const char *list;
 	uint64_t state;
@@ -344,10 +365,7 @@ static int come_back(void)
 		fprintf(stderr, "%s: its memory and its state are not of the same moment\n", name);
 		exit(1);
 	}
-	/* Before its first instruction: it cannot be resumed a second time. */
-	snprintf(parameters, sizeof(parameters), "{\"names\":[\"%s\"]}", name);
-	if (!call("Updates.Resuming", parameters, NULL, error))
-		refused("may not resume", error);
+	resuming(); /* before its first instruction: it cannot be resumed a second time */
 	say("resumes", *count, "");
 	++*count;
 	finish(frozen, frozen_name);
@@ -357,12 +375,27 @@ static int come_back(void)
 
 /* ---- its part in updates ---- */
 
+#define RETRY_TURNS 1000 /* of a millisecond each, between two attempts to declare */
+
 static char participant[64];
+static int undeclared;
+
+/* Declares the session. An update that this participant has no part in may be running: the caller tries again then. */
+static void declare(void)
+{
+	char declared[512], error[ERROR_MAX];
+
+	snprintf(declared, sizeof(declared),
+		 "{\"participant\":\"%s\",\"sessions\":[{\"name\":\"%s\",\"files\":[{\"token\":%d,\"name\":\"ram\","
+		 "\"kind\":\"memfd\",\"size\":%d,\"allocated\":%d,\"seals\":0,\"when\":\"preserved\"}]}]}",
+		 participant, name, TOKEN, RAM_SIZE, RAM_SIZE);
+	undeclared = !call("Updates.Declare", declared, NULL, error);
+}
 
 /* Makes `follow_wire` the participant, and declares its session. Returns luod's state, "" while it is gone. */
 static const char *follow(char *state, size_t size)
 {
-	char message[256], declared[512], error[ERROR_MAX];
+	char message[256];
 	const char *answer;
 
 	*state = 0;
@@ -375,37 +408,33 @@ static const char *follow(char *state, size_t size)
 	}
 	text(member(member(answer, "parameters"), "participant"), participant, sizeof(participant));
 	text(member(member(answer, "parameters"), "state"), state, size);
-	snprintf(declared, sizeof(declared),
-		 "{\"participant\":\"%s\",\"sessions\":[{\"name\":\"%s\",\"files\":[{\"token\":%d,\"name\":\"ram\","
-		 "\"kind\":\"memfd\",\"size\":%d,\"allocated\":%d,\"seals\":0,\"when\":\"preserved\"}]}]}",
-		 participant, name, TOKEN, RAM_SIZE, RAM_SIZE);
-	if (!call("Updates.Declare", declared, NULL, error))
-		fprintf(stderr, "%s: luod takes no declaration now: %s\n", name, error);
+	declare();
 	return state;
 }
 
-static void vote(const char *phase, const char *veto)
+/* `generation` is the number of the event: a vote that comes late does not count for the next update. */
+static void vote(const char *phase, const char *generation, const char *veto)
 {
 	char parameters[512], error[ERROR_MAX];
 
 	snprintf(parameters, sizeof(parameters),
-		 "{\"participant\":\"%s\",\"phase\":\"%s\",\"vote\":\"%s\",\"reason\":\"%s\"}", participant, phase,
-		 *veto ? "veto" : "ready", veto);
+		 "{\"participant\":\"%s\",\"phase\":\"%s\",\"generation\":%s,\"vote\":\"%s\",\"reason\":\"%s\"}",
+		 participant, phase, generation, *veto ? "veto" : "ready", veto);
 	call("Updates.Vote", parameters, NULL, error); /* after a late vote comes `cancelled` */
 }
 
 /* Writes the paused guest's state to NAME#GENERATION, and votes. Returns the session's fd, -1 with a veto. */
-static int freeze(long generation)
+static int freeze(const char *generation)
 {
 	char frozen_name[80], error[ERROR_MAX];
 	uint64_t now = *count;
 	int frozen, file;
 
 	say("frozen", now, "");
-	snprintf(frozen_name, sizeof(frozen_name), "%s#%ld", name, generation);
+	snprintf(frozen_name, sizeof(frozen_name), "%s#%s", name, generation);
 	frozen = session("Sessions.Create", frozen_name, error);
 	if (frozen < 0) {
-		vote("freezing", "there is no session for the state");
+		vote("freezing", generation, "there is no session for the state");
 		return -1;
 	}
 	file = new_memory("state", sizeof(now));
@@ -413,16 +442,15 @@ static int freeze(long generation)
 		fail("the state");
 	preserve(frozen, file);
 	close(file);
-	vote("freezing", "");
+	vote("freezing", generation, "");
 	return frozen;
 }
 
 static void take_part(void)
 {
 	enum { RUNNING, PAUSED, JUMPING } guest = RUNNING;
-	const struct timespec moment = { .tv_nsec = 100 * 1000 * 1000 };
-	char state[32], why[256];
-	int frozen = -1;
+	char state[32], why[256], generation[24];
+	int frozen = -1, turns = 0;
 
 	while (!*follow(state, sizeof(state)))
 		nanosleep(&moment, NULL);
@@ -435,6 +463,8 @@ static void take_part(void)
 
 		if (guest == RUNNING)
 			++*count;
+		if (guest == RUNNING && undeclared && ++turns % RETRY_TURNS == 0)
+			declare();
 		if (follow_wire.used == follow_wire.taken && poll(&ready, 1, guest == RUNNING ? 1 : -1) == 0)
 			continue;
 		message = receive(&follow_wire, NULL);
@@ -450,13 +480,13 @@ static void take_part(void)
 			strcpy(why, "luod was started again");
 			over = guest != JUMPING || strcmp(state, "jumping");
 		}
+		if (is(event, "preparing") || is(event, "freezing"))
+			number(member(member(message, "parameters"), "generation"), generation, sizeof(generation));
 		if (is(event, "preparing")) {
-			vote("preparing", ""); /* the memory is preserved already */
+			vote("preparing", generation, ""); /* the memory is preserved already */
 		} else if (is(event, "freezing")) {
-			const char *generation = member(member(message, "parameters"), "generation");
-
 			guest = PAUSED;
-			frozen = freeze(generation ? strtol(generation, NULL, 10) : 0);
+			frozen = freeze(generation);
 		} else if (is(event, "jumping")) {
 			guest = JUMPING;
 		} else if (over && guest != RUNNING) {

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from luod.testing import eventually
+from luod.testing.host import SOCKET
 from luod.testing.tools import require_tool
 from tests.daemon.host import Luod, until_followed
 from tests.daemon.participant import Participant, begin, prepare
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture(params=["Python", "C"])
@@ -62,6 +68,56 @@ def test_a_guest_counts_on(luod: Luod, vmm: list[str], tmp_path: Path) -> None:
         log.expect("vm: takes part")
         assert f"vm: resumes at {frozen}\n" in (tmp_path / "log").read_text()
     assert "not of the same moment" not in (tmp_path / "log").read_text()
+
+
+@dataclass(frozen=True)
+class Relay:
+    """A relay in the place of luod's socket, until the next kexec."""
+
+    log: Path
+
+    def calls(self, method: str) -> list[dict[str, Any]]:
+        """Returns the parameters of each call of `method` so far."""
+        messages = [json.loads(message) for message in self.log.read_bytes().split(b"\0")[:-1]]
+        return [message["parameters"] for message in messages if message["method"] == method]
+
+
+def relay(luod: Luod, folder: Path, lost: str) -> Relay:
+    """Starts a relay, which loses luod's first answer to the method `lost`."""
+    found = Relay(folder / f"calls-{luod.machine.boot}")
+    python = luod.python()
+    env = {"PYTHONPATH": os.pathsep.join([python.environment["PYTHONPATH"], str(ROOT)])}
+    words = python.module("tests.programs.relay", SOCKET, str(found.log), lost)
+    luod.machine.spawn(words, env=env)
+    eventually(
+        lambda: "luod.sock.behind" in luod.machine.run(["ls", os.path.dirname(SOCKET)]).text, describe="it relays"
+    )
+    return found
+
+
+def test_a_vote_names_its_update(luod: Luod, vmm: list[str], tmp_path: Path) -> None:
+    calls = relay(luod, tmp_path, "nothing")
+    log = Log(luod, vmm, tmp_path / "log")
+    log.start()
+    log.expect("vm: takes part")
+    luod.jump()
+    votes = calls.calls("io.luod.Updates.Vote")
+    assert [vote["phase"] for vote in votes] == ["preparing", "freezing"]
+    assert {vote["vote"] for vote in votes} == {"ready"}
+    (generation,) = {vote["generation"] for vote in votes}
+    assert generation > 0
+
+
+def test_a_guest_resumes_once_when_the_answer_to_resuming_is_lost(luod: Luod, vmm: list[str], tmp_path: Path) -> None:
+    log = Log(luod, vmm, tmp_path / "log")
+    log.start()
+    log.expect("vm: takes part")
+    luod.jump()
+    calls = relay(luod, tmp_path, "io.luod.Updates.Resuming")
+    log.start()
+    log.expect("vm: takes part")
+    assert calls.calls("io.luod.Updates.Resuming") == [{"names": ["vm"]}] * 2
+    assert len(re.findall(r"resumes at", (tmp_path / "log").read_text())) == 1
 
 
 def test_a_guest_goes_on_when_luod_is_killed_while_it_is_frozen(luod: Luod, vmm: list[str], tmp_path: Path) -> None:
