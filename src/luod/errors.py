@@ -128,8 +128,8 @@ class LiveUpdateBusy(KernelRefused):
 
 class LiveUpdateBroken(KernelRefused):
     hint = (
-        "this kernel lacks the handler of a preserved file, such as that of vfio-pci, so no preserved session "
-        "can be retrieved in it, and no session can be created, until the next boot"
+        "this kernel lacks the handler of a preserved file, such as that of vfio-pci, so it can neither retrieve nor "
+        "create a session; boot a kernel that has the handler, and start the guests from the beginning"
     )
 
 

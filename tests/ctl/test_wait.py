@@ -50,7 +50,9 @@ def test_ready_is_when_luod_answers(tmp_path: Path) -> None:
 
 def test_a_luod_that_is_broken_is_not_waited_for(tmp_path: Path) -> None:
     with Impostor(tmp_path, in_state("broken")) as impostor:
-        assert asked(impostor, "wait").returncode == 1
+        result = asked(impostor, "wait", "--for", "restored")
+    assert result.returncode == 10
+    assert "start the guests from the beginning" in result.stderr
 
 
 @pytest.mark.parametrize(("end", "status"), [("done", 0), ("cancelled", 5)])

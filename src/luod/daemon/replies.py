@@ -49,7 +49,13 @@ def no_manifest(name: str) -> NoManifest:
     )
 
 
-def not_looked_at(name: str, state: IncomingState) -> NoManifest:
+def not_looked_at(name: str, state: IncomingState, *, broken: bool) -> NoManifest:
+    if broken:
+        return NoManifest(
+            name=name,
+            message=f"this kernel could not take over incoming session {name!r}, so its manifest cannot be read",
+            hint="start its guest from the beginning; `luoctl release` ends what luod knows of the session",
+        )
     if state is IncomingState.TORN:
         return NoManifest(
             name=name,

@@ -155,6 +155,8 @@ def test_h20_in_a_kernel_without_the_handler_luod_says_what_that_means(luod: Luo
     assert "lacks the handler of a preserved file" in luod.luoctl("status").text
     vmm = start(luod)
     assert states(vmm) == {"incoming first": "lost"}
+    assert "could not take over" in luod.luoctl_json("show", "first")["note"]
+    assert luod.luoctl("wait", "--for", "restored", check=False).returncode == 10
     for call in ("create", "retrieve_session"):
         name = {"create": "new", "retrieve_session": "first"}[call]
         error = vmm.refused(call, name=name, slot="s")

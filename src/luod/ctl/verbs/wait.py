@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from argparse import Namespace
 from typing import TYPE_CHECKING, Final
@@ -38,7 +39,7 @@ def arguments(parser: Parser) -> None:
 
 
 def run(given: Namespace, output: Output) -> Exit:
-    from luod.errors import DaemonUnreachable
+    from luod.errors import DaemonUnreachable, LiveUpdateBroken
 
     if bool(given.session) != (given.condition == "participant"):
         given.parser.error("--for participant and a NAME belong together")
@@ -51,6 +52,9 @@ def run(given: Namespace, output: Output) -> Exit:
             missing = condition.missing()
         except DaemonUnreachable as error:
             missing = error.message
+        except LiveUpdateBroken as error:
+            output.failure("LiveUpdateBroken", error.message, error.hint)
+            return Exit.BROKEN
         if missing is None:
             return condition.ended(output)
         if until is not None and time.monotonic() >= until:
@@ -71,11 +75,13 @@ class _Condition:
         if self._given.condition == "participant":
             return self._without_participant()
         from luod.ctl import admin
-        from luod.errors import LiveUpdateBroken, LuodError
+        from luod.errors import LiveUpdateBroken
 
         status = admin.status(self._given.admin_socket)
         if status.state == "broken":
-            raise LuodError("luod is in state broken", hint=LiveUpdateBroken.hint)
+            raise LiveUpdateBroken(
+                errno.EIO, "open /dev/liveupdate", "this kernel could not take over what was preserved"
+            )
         if self._given.condition == "update" and status.state in ("preparing", "freezing", "jumping"):
             self._update = admin.timeline(self._given.admin_socket)
             return f"the update is {escaped(status.state)}"

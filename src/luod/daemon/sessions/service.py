@@ -132,7 +132,7 @@ class SessionService:
         row = self._incoming(peer, name)
         fd = self._fds.get(fd_name(row))
         if fd is None:
-            raise not_looked_at(name, row.state)
+            raise not_looked_at(name, row.state, broken=self._broken)
         try:
             found = await self._checks.manifest(row.owner, fd)
         except errors.NotEnoughMemory as error:
