@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +42,13 @@ async def restore_all(client: AsyncClient, agent: str) -> int:
 
 
 def reporter(name: str) -> Callable[[str], None]:
-    """Returns what prints a line about the guest `name`, to standard error: standard output may be QEMU's."""
+    """Returns what prints a line about the guest `name`, to standard error: standard output may be QEMU's.
+
+    A line that cannot be printed is lost: a full disk or a reader that is gone must not end the guest.
+    """
 
     def report(text: str) -> None:
-        print(f"luoctl: {escaped(f'{name}: {text}')}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(f"luoctl: {escaped(f'{name}: {text}')}", file=sys.stderr, flush=True)
 
     return report

@@ -1,4 +1,4 @@
-"""A guest whose upgrade failed is again what its owner may save."""
+"""A guest whose upgrade or save failed goes on, and is again what its owner may save."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from luod.agents.guests import state
+from luod.agents.guests import carried, state
 from luod.agents.guests.monitor import Monitor
-from luod.agents.qemu import command_line, process, programs, record
+from luod.agents.qemu import command_line, process, programs, record, upgrade
 from luod.agents.qemu.guest import Guest
+from luod.agents.qemu.process import Qemu
 from luod.aio import AsyncClient
+from luod.errors import QemuError, QemuLate
 from luod.ipc.errors import UpgradeFailed
 from luod.linux import Fd
 from luod.liveupdate import memory
@@ -25,12 +28,12 @@ async def save_without_time(save: Callable[..., Awaitable[Fd]], qmp: Monitor, *,
     return await save(qmp, file_uri=file_uri, within=0.0)
 
 
-def test_a_save_by_its_owner_has_the_memory_after_an_upgrade_that_took_too_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)  # a path of a socket is short
-    monkeypatch.setattr(state, "save", partial(save_without_time, state.save))
-    counting = CountingGuest("vm", tmp_path)
+Step = Callable[[Guest, Qemu], Awaitable[None]]
+
+
+def with_guest(folder: Path, step: Step) -> None:
+    """Runs the step on a guest that runs in the installed QEMU."""
+    counting = CountingGuest("vm", folder)
     counting.make_disk()
     path = qemus.path("installed")
 
@@ -41,16 +44,92 @@ def test_a_save_by_its_owner_has_the_memory_after_an_upgrade_that_took_too_long(
             qemu = await process.started(plan, ram, incoming=False)
             try:
                 await qemu.meet()
-                client = AsyncClient(str(tmp_path / "luod.sock"))
+                client = AsyncClient(str(folder / "luod.sock"))
                 guest = Guest("vm", record.of_plan(plan, capabilities, file), qemu, ram, client, print)
-
-                with pytest.raises(UpgradeFailed, match="the guest's state was not written within 0 s"):
-                    await guest.upgrade(path)
-
-                has = await qemu.qmp.execute("query-migrate-capabilities")
-                assert [each["state"] for each in has if each["capability"] == "x-ignore-shared"] == [False]
-                assert (await qemu.qmp.execute("query-status"))["running"]
+                await asyncio.wait_for(step(guest, qemu), 120)
             finally:
                 await qemu.end()
 
     asyncio.run(acted())
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)  # a path of a socket is short
+    return tmp_path
+
+
+def test_a_save_by_its_owner_has_the_memory_after_an_upgrade_that_took_too_long(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "save", partial(save_without_time, state.save))
+
+    async def step(guest: Guest, qemu: Qemu) -> None:
+        with pytest.raises(UpgradeFailed, match="the guest's state was not written within 0 s"):
+            await guest.upgrade(qemus.path("installed"))
+
+        has = await qemu.qmp.execute("query-migrate-capabilities")
+        assert [each["state"] for each in has if each["capability"] == "x-ignore-shared"] == [False]
+        assert await state.runs(qemu.qmp)
+
+    with_guest(folder, step)
+
+
+def test_a_save_that_is_given_up_pauses_no_guest_that_runs_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent gets a signal while QEMU writes: at its end QEMU would pause the guest."""
+
+    async def step(guest: Guest, qemu: Qemu) -> None:
+        await qemu.qmp.execute("migrate-set-parameters", {"max-bandwidth": 16 << 10})  # so that it takes long
+        await qemu.qmp.execute("stop")
+        saving = asyncio.ensure_future(guest._save(60))
+        while (await qemu.qmp.execute("query-migrate")).get("status") != "active":
+            await asyncio.sleep(0.01)
+        saving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await saving
+        await guest._proceed()
+
+        assert (await state.migration(qemu.qmp)).failed
+        assert await state.runs(qemu.qmp)
+
+    with_guest(folder, step)
+
+
+def test_a_guest_that_stays_paused_after_a_failed_upgrade_is_continued_later(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def paused(qemu: Qemu, *_: object) -> None:
+        await qemu.qmp.execute("stop")
+        raise QemuError("the guest stays paused in the old QEMU")
+
+    monkeypatch.setattr(upgrade, "replaced", paused)
+    monkeypatch.setattr(carried, "_STUCK_PAUSES", (0.0,))
+
+    async def step(guest: Guest, qemu: Qemu) -> None:
+        with pytest.raises(QemuError, match="stays paused"):
+            await guest.upgrade(qemus.path("installed"))
+        assert guest._continuing is not None
+        await guest._continuing
+        assert not guest.stuck
+        assert await state.runs(qemu.qmp)
+
+    with_guest(folder, step)
+
+
+class Slow:
+    """A QEMU that does not answer in time at first."""
+
+    def __init__(self) -> None:
+        self.qmp = self
+        self.asked: list[str] = []
+
+    async def execute(self, command: str) -> None:
+        self.asked.append(command)
+        if len(self.asked) < 3:
+            raise QemuLate("QEMU did not answer cont within 120 s")
+
+
+def test_a_new_qemu_that_may_run_the_guest_is_asked_until_it_answers() -> None:
+    slow = Slow()
+    asyncio.run(upgrade._continued(cast(Qemu, slow), running=True))
+    assert slow.asked == ["cont"] * 3

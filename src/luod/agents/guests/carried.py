@@ -405,5 +405,6 @@ def words(error: BaseException) -> str:
 def said(error: BaseException) -> str:
     """Returns `words` of an error, and prints the traceback of one that is not expected."""
     if not isinstance(error, LuodError | OSError):
-        traceback.print_exception(error)
+        with contextlib.suppress(OSError):  # standard error may be a full disk, or a pipe without a reader
+            traceback.print_exception(error)
     return words(error)

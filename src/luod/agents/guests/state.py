@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from luod.agents.guests.deadline import in_time
 from luod.agents.guests.monitor import Monitor
-from luod.errors import QemuEnded, QemuError, QemuLate, QmpFailed
+from luod.errors import QemuEnded, QemuError, QmpFailed
 from luod.frozen import frozen
 from luod.linux import Fd, HasFileno, memfd
 
@@ -29,16 +29,21 @@ _LOADED_LATE: Final = {"capabilities": [{"capability": "late-block-activate", "s
 _AGAIN_SECONDS: Final = 30.0
 _AGAIN_PAUSE: Final = 0.1
 """How long QEMU may still be writing after a failure, and the seconds between two questions."""
+_CANCEL_SECONDS: Final = 10.0
+"""How long QEMU may take to stop writing. A QEMU that takes longer stops before it does what it is told next."""
 _STOPPED: Final = "the guest's state was not written"
 _MORE: Final = "QEMU's own output may say more"
 
 
 @frozen
 class Migration:
-    """How far QEMU is with writing or loading a guest. `why` is QEMU's reason for a failure."""
+    """How far QEMU is with writing or loading a guest. `why` is QEMU's reason for a failure. `over`: QEMU does neither
+    now.
+    """
 
     completed: bool
     failed: bool
+    over: bool
     why: str
 
 
@@ -60,7 +65,8 @@ async def runs(qmp: Monitor) -> bool:
 def _migration(answer: dict[str, Any]) -> Migration:
     found = answer.get("status")
     failed = found in ("failed", "cancelled")
-    return Migration(found == "completed", failed, str(answer.get("error-desc") or found))
+    over = failed or found in ("completed", "none", None)
+    return Migration(found == "completed", failed, over, str(answer.get("error-desc") or found))
 
 
 async def save(qmp: Monitor, *, file_uri: bool, within: float) -> Fd:
@@ -72,19 +78,28 @@ async def save(qmp: Monitor, *, file_uri: bool, within: float) -> Fd:
     try:
         await qmp.execute("migrate-set-capabilities", _WITHOUT_RAM)
         async with _lent(qmp, file, os.O_WRONLY, file_uri=file_uri) as uri:
-            await qmp.execute("migrate", {"uri": uri})
             try:
+                await qmp.execute("migrate", {"uri": uri})
                 async with in_time(within, _STOPPED):
                     await _written(qmp)
-            except QemuLate:
-                with contextlib.suppress(QmpFailed):
-                    await qmp.execute("migrate_cancel")
+            except BaseException:
+                await _stop_writing(qmp)
                 raise
         await with_ram(qmp)
     except BaseException:
         file.close()
         raise
     return file
+
+
+async def _stop_writing(qmp: Monitor) -> None:
+    """Has QEMU write no more of the state, whatever it was doing: at its end it would pause a guest that runs again."""
+    with contextlib.suppress(QemuError):
+        async with in_time(_CANCEL_SECONDS, "QEMU did not stop writing"):
+            with contextlib.suppress(QmpFailed):
+                await qmp.execute("migrate_cancel")
+            while not (await migration(qmp)).over:
+                await asyncio.sleep(_AGAIN_PAUSE)
 
 
 async def with_ram(qmp: Monitor) -> None:

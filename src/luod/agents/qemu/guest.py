@@ -101,6 +101,7 @@ class Guest(CarriedGuest):
             old = Side(
                 command_line.plan(record.arguments, record.capabilities, machine=record.machine), record.capabilities
             )
+            ran = await state.runs(self._qemu.qmp)
             self._record = of_plan(new.plan, capabilities, file)
             try:
                 await self._note_change()
@@ -111,6 +112,9 @@ class Guest(CarriedGuest):
                 self._record = record
                 if isinstance(error, QemuError):
                     await self._have_ram_saved()
+                if ran and isinstance(error, QemuError) and not isinstance(error, QemuEnded):
+                    self._paused = True
+                    self._note_stuck(words(error))
                 raise
             if outcome.failure is not None:
                 self._record = record

@@ -211,13 +211,18 @@ async def _arrived(qmp: Qmp) -> None:
 
 
 async def _continued(new: Qemu, running: bool) -> None:
-    """Continues the guest, if it was `running`. Raises QmpFailed: it did not run. Raises GuestEnded: it may have."""
-    if not running:
-        return
-    try:
-        await new.qmp.execute("cont")
-    except (QemuEnded, QemuLate) as error:
-        raise GuestEnded(f"the guest has ended with the new QEMU, as it began to run: {error}") from error
+    """Continues the guest, if it was `running`. Raises QmpFailed: it did not run. Raises GuestEnded: it may have.
+
+    A QEMU that does not answer may run it, so no other may have it: it is asked until it answers or ends.
+    """
+    while running:
+        try:
+            await new.qmp.execute("cont")
+            return
+        except QemuLate:
+            continue
+        except QemuEnded as error:
+            raise GuestEnded(f"the guest has ended with the new QEMU, as it began to run: {error}") from error
 
 
 async def _continued_again(old: Qemu, failure: Exception) -> None:

@@ -13,7 +13,7 @@ import pytest
 from luod.testing import eventually, require_tool
 from luod.testing.host import SOCKET
 from luod.testing.machine import Program
-from tests.agents.qemu.carried.launchers import Launcher, counting_guest, qemu, restore, run, update
+from tests.agents.qemu.carried.launchers import MORE, Launcher, counting_guest, qemu, restore, run, update
 from tests.agents.qemu.guests import CountingGuest
 from tests.agents.qemu.monitor import tell
 from tests.daemon.host import Luod, preserve_two, states, until_followed
@@ -488,4 +488,20 @@ def test_a_guest_that_runs_waits_for_a_luod_that_was_killed_and_takes_part_again
     luod.start()
     launcher.says("takes part in updates")
     update(luod, [launcher])
+    restore(luod, guest).counts_on()
+
+
+def test_an_agent_whose_lines_cannot_be_printed_carries_its_guest(luod: Luod, tmp_path: Path) -> None:
+    guest = counting_guest(tmp_path)
+    python = luod.python()
+    arguments = ["qemu", "run", "--name", guest.name, "--", qemu(), *guest.arguments()]
+    command = shlex.join(python.module("luod.ctl.main", *arguments))
+    luod.machine.spawn(
+        ["sh", "-c", f"exec {command} 2>/dev/full"], env={**python.environment, "PATH": os.environ["PATH"]}
+    )
+    until_followed(luod, 1)
+    eventually(lambda: len(guest.numbers()) > MORE, describe="the guest counts")
+    luod.load()
+    luod.update()
+    luod.start()
     restore(luod, guest).counts_on()
