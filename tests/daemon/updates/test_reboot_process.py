@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,11 +17,12 @@ from luod.daemon.processes.child import Child
 from luod.daemon.updates import reboot_process
 from luod.daemon.updates.reboot_process import RebootProcess, until_ended
 from luod.ipc.types.phases import Way
+from luod.linux import has_ended, pid_of
 
 
 def started(monkeypatch: pytest.MonkeyPatch, *command: str, way: Way = "direct") -> RebootProcess:
     """Returns a reboot process that executes `command` where reboot(2) or systemctl would be called."""
-    monkeypatch.setattr(reboot_process, "Child", lambda *_: Child("luod.daemon.processes.gate", command))
+    monkeypatch.setattr(reboot_process, "Child", lambda *_, **how: Child("luod.daemon.processes.gate", command, **how))
     return RebootProcess(way)
 
 
@@ -57,6 +60,24 @@ def test_from_its_release_to_its_end_it_is_under_way(monkeypatch: pytest.MonkeyP
         return seen
 
     assert asyncio.run(body()) == [False, True, False]
+
+
+def test_it_is_known_when_the_process_waits_at_its_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From then on it needs no disk."""
+
+    async def body() -> bool | None:
+        process = started(monkeypatch, "/bin/false")
+        os.kill(pid_of(process.pidfd) or 0, signal.SIGSTOP)
+        waiting = asyncio.ensure_future(process.at_gate())
+        await asyncio.wait((waiting,), timeout=0.1)
+        early = waiting.done()
+        os.kill(pid_of(process.pidfd) or 0, signal.SIGCONT)
+        await asyncio.wait_for(waiting, 60.0)
+        assert not has_ended(process.pidfd)
+        await process.close()
+        return early
+
+    assert asyncio.run(body()) is False
 
 
 def test_one_that_was_not_released_is_not_under_way_when_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

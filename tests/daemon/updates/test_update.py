@@ -250,6 +250,29 @@ def test_an_image_that_is_loaded_right_before_the_kexec_is_checked_again() -> No
     assert asyncio.run(body()) == []
 
 
+def test_a_load_that_does_not_end_keeps_no_guest_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image's files may be on a disk that hangs. The load is awaited after participants were told (H13)."""
+    monkeypatch.setattr("luod.daemon.updates.update._LOADING_SECONDS", 0.05)
+
+    async def body() -> tuple[Event, list[str]]:
+        update, reboot, ending = Update(frozen=True), Reboot("it is started", called=True), asyncio.Event()
+        update.image.replaced, update.image.load_again = True, ending.wait
+        with pytest.raises(Refused, match="not loaded within") as late:
+            await update.call_reboot(reboot)
+        assert reboot.loads == []
+        update.coordinator.end(str(late.value))
+        rolling = asyncio.ensure_future(update.roll_back())
+        event = await cancelled(update.one)
+        assert not rolling.done()
+        ending.set()
+        await rolling
+        return event, update.steps
+
+    event, steps = asyncio.run(body())
+    assert "not loaded within" in (event.reason or "")
+    assert steps.index("loaded") < steps.index("undone")
+
+
 @pytest.mark.parametrize(
     "state", [RunState.PREPARED, RunState.FREEZING, RunState.FROZEN, RunState.JUMPING, RunState.CANCELLING]
 )

@@ -160,6 +160,11 @@ def _failure(status: int | None, late: float | None) -> str | None:
 
 async def ended(pidfd: Fd, seconds: float) -> bool:
     """Returns whether the process has ended. Waits up to `seconds` for its end."""
+    return await readable(pidfd, seconds) or has_ended(pidfd)
+
+
+async def readable(fd: Fd, seconds: float | None = None) -> bool:
+    """Waits until `fd` is readable, up to `seconds`; None: without a limit. Returns False after that."""
     loop = asyncio.get_running_loop()
     over = loop.create_future()
 
@@ -167,13 +172,13 @@ async def ended(pidfd: Fd, seconds: float) -> bool:
         if not over.done():
             over.set_result(None)
 
-    loop.add_reader(pidfd, tell)
+    loop.add_reader(fd, tell)
     try:
         await asyncio.wait_for(over, seconds)
     except TimeoutError:
-        return has_ended(pidfd)
+        return False
     finally:
-        loop.remove_reader(pidfd)
+        loop.remove_reader(fd)
     return True
 
 

@@ -12,6 +12,8 @@ import sys
 
 from luod.static import IO, TextIO
 
+AT_GATE = "LUOD_AT_GATE"
+"""The variable with the number of an fd that a child closes when it waits at its gate, if serve waits for that."""
 _GO = b"g"
 _ORDER_BYTES = 64
 """The longest order: a write of so few bytes to a pipe is read as a whole."""
@@ -40,6 +42,8 @@ def wait() -> bool:
 
 def wait_for_order() -> str | None:
     """Waits as `wait`. Returns the order of `lift`; None if serve is gone before."""
+    if there := os.environ.pop(AT_GATE, ""):
+        os.close(int(there))
     said = os.read(0, _ORDER_BYTES)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

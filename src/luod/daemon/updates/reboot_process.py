@@ -12,10 +12,12 @@ import asyncio
 import contextlib
 import os
 
-from luod.daemon.processes.child import DYING_SECONDS, Child, ended
+from luod.daemon.processes import gate
+from luod.daemon.processes.child import DYING_SECONDS, Child, ended, readable
 from luod.daemon.systemd import units
 from luod.daemon.updates import reboot_report
 from luod.errors import JumpRefused, KernelRefused
+from luod.linux import Fd
 from luod.static import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -34,10 +36,17 @@ class RebootProcess:
 
     def __init__(self, way: Way) -> None:
         self._way = way
-        if way == "direct":
-            self._child = Child("luod.daemon.updates.reboot")
-        else:
-            self._child = Child("luod.daemon.updates.systemd_kexec", (str(os.getppid()),))
+        module, arguments = "luod.daemon.updates.reboot", tuple[str, ...]()
+        if way == "systemd":
+            module, arguments = "luod.daemon.updates.systemd_kexec", (str(os.getppid()),)
+        self._at_gate, theirs = map(Fd, os.pipe())
+        try:
+            self._child = Child(module, arguments, fds={gate.AT_GATE: theirs.fileno()})
+        except OSError:
+            self._at_gate.close()
+            raise
+        finally:
+            theirs.close()
         self.pidfd = self._child.pidfd
         self._gone = False
         """Whether it was let go, or may have been."""
@@ -50,6 +59,12 @@ class RebootProcess:
         end shows that no kexec follows: a signal does not end a reboot(2) that is blocked (docs/hazards.md, H17).
         """
         return self._gone and not self._over
+
+    async def at_gate(self) -> None:
+        """Returns when the process waits at its gate, or has ended. Before that, a disk that hangs may delay it: it
+        reads its modules.
+        """
+        await readable(self._at_gate)
 
     def go(self, loads: int | None) -> None:
         """Has reboot(2) called, irrevocably, unless the kernel's count of loads is another than `loads`.
@@ -102,6 +117,8 @@ class RebootProcess:
         self._child.kill()
         await self._child.ended(DYING_SECONDS)
         self._child.close()
+        asyncio.get_running_loop().remove_reader(self._at_gate)
+        self._at_gate.close()
 
 
 async def until_ended(

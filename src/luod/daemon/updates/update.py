@@ -60,6 +60,8 @@ _PATIENCE_SECONDS: Final = 30.0
 _MOST_PATIENCE_SECONDS: Final = 86400.0
 _READING_SECONDS: Final = 5.0
 """The wait for luoctl to read the last reply before the kexec, while guests are frozen."""
+_LOADING_SECONDS: Final = 30.0
+"""The limit for a load of the image while guests are paused. On an emulated processor 75 MB take about a second."""
 _DETACHED_SECONDS: Final = 1.0
 """The time for the last reply to a detached operator to cross the network, before guests are frozen."""
 
@@ -275,6 +277,10 @@ class Updater:
                 await coordinator.unless_cancelled(quiescing)
             if not coordinator.cancelled and self._image.replaced:
                 await coordinator.unless_cancelled(self._loading())
+            if not coordinator.cancelled:
+                # While guests run: what it imports may be on a disk that hangs (H30).
+                reboot = RebootProcess(coordinator.way)
+                await coordinator.unless_cancelled(reboot.at_gate())
             if detach and not coordinator.cancelled:
                 self._require_certain(coordinator, "freezing", given_up)
             if detach and not coordinator.cancelled:
@@ -287,7 +293,6 @@ class Updater:
                 # Waits also for participants that have joined since.
                 await coordinator.settle()
             if not coordinator.cancelled:
-                reboot = RebootProcess(coordinator.way)
                 self._require_certain(coordinator, "freezing", given_up)
             if not coordinator.cancelled:
                 # A collection took up to 16 ms.
@@ -302,7 +307,7 @@ class Updater:
                     loading.add_done_callback(lambda done: _cancel_if_failed(coordinator, done))
                 await coordinator.settle()
                 if loading is not None:
-                    await coordinator.unless_cancelled(loading)
+                    await coordinator.unless_cancelled(_in_time(loading))
             if not coordinator.cancelled and reboot is not None:
                 self._run.enter(RunState.FROZEN, update=coordinator.id)
                 await self._sessions.changes.still()
@@ -407,7 +412,7 @@ class Updater:
         await self._disk.before_kexec(coordinator.way)
         if self._image.replaced:
             self._log.warning("image-replaced", update=coordinator.id)
-            await self._load()
+            await _in_time(self._loading())
             # A file may have been written to since the last check, which was before the disk and luoctl were awaited.
             self._require_allowed("jumping", given_up)
             if self._image.replaced:
@@ -539,6 +544,20 @@ def _cancel(coordinator: Coordinator, reason: str) -> bool:
     except NotAwaited:
         return False
     return True
+
+
+async def _in_time(loading: asyncio.Task[None]) -> None:
+    """Waits for a load of the image while guests are paused. Its files may be on a disk that hangs (H30).
+
+    Raises Refused: it takes too long, and continues. Raises its errors.
+    """
+    done, _late = await asyncio.wait((loading,), timeout=_LOADING_SECONDS)
+    if not done:
+        raise Refused(
+            f"the image was not loaded within {_LOADING_SECONDS:g} s",
+            hint="find out what keeps the disk of its files busy, then update again",
+        )
+    loading.result()
 
 
 def _cancel_if_failed(coordinator: Coordinator, task: asyncio.Task[None]) -> None:
