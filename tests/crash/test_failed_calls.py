@@ -92,7 +92,7 @@ _MOST = 12
 
 
 class Keep:
-    """The test's own keeper, with a serve that reports through a named pipe."""
+    """The test's own supervisor, with a serve that reports through a named pipe."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -131,7 +131,7 @@ class Keep:
 
 
 def fails_once(folder: Path, call: str, error: str, number: int) -> bool:
-    """Has the keeper's call of that number fail. Returns whether there was one."""
+    """Has the supervisor's call of that number fail. Returns whether there was one."""
     keep = Keep(folder)
     try:
         assert [keep.line(), keep.line()] == ["started", "done"]

@@ -1,7 +1,7 @@
 """Changes that are completed even if the client that requested them hangs up.
 
-A client that hangs up cancels its call. A partial change would leave keep, the registry and the kernel with different
-sessions or images, and a thread cannot be cancelled at all.
+A client that hangs up cancels its call. A partial change would leave the supervisor, the registry and the kernel with
+different sessions or images, and a thread cannot be cancelled at all.
 """
 
 from __future__ import annotations

@@ -39,7 +39,9 @@ from luod.ipc.server.wire import Listener
 
 
 def run(options: Options, given: Given) -> int:
-    """Serves until SIGTERM, SIGINT or the end of keep; returns the exit status. Raises LuodError if it cannot start."""
+    """Serves until SIGTERM, SIGINT or the end of the supervisor; returns the exit status. Raises LuodError if it cannot
+    start.
+    """
     return asyncio.run(_serve(options, given))
 
 

@@ -7,7 +7,7 @@ Linux 7.3 (docs/kernel.md). A method says so where a kernel of the document diff
 A session is outgoing in the kernel that created it, where files are preserved in it. It is incoming in the next kernel,
 where they are retrieved. The two have no ioctl in common but GET_NAME, and separate name spaces, so they are two types.
 
-Each name is loaded from its module on first use (PEP 562): luod's keeper needs only the device.
+Each name is loaded from its module on first use (PEP 562): luod's supervisor needs only the device.
 """
 
 from __future__ import annotations

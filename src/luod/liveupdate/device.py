@@ -56,7 +56,7 @@ class LiveUpdate(Owner):
         Raises BadInput: the name is not 1 to 63 bytes without NUL. Raises SessionExists: EEXIST. Raises KernelRefused:
         any other errno.
         """
-        from luod.liveupdate.outgoing import OutgoingSession  # imported late: luod's keeper does not use it
+        from luod.liveupdate.outgoing import OutgoingSession  # imported late: luod's supervisor does not use it
 
         return OutgoingSession(self.create(name))
 

@@ -480,11 +480,11 @@ LINGERING = [
     "-c",
     "import os, time; print('listening', flush=True); os.read(3, 1); time.sleep(float(os.environ['LINGER']))",
 ]
-"""A serve that outlives its keeper for $LINGER seconds, with the sockets."""
+"""A serve that outlives its supervisor for $LINGER seconds, with the sockets."""
 
 
 def orphaned(start: Start) -> int:
-    """Returns the pid of a serve that listens and whose keeper has ended."""
+    """Returns the pid of a serve that listens and whose supervisor has ended."""
     first = start(*LINGERING, environment={"LINGER": "60"})
     assert first.stdout is not None
     assert first.stdout.readline() == "listening\n"
@@ -494,7 +494,7 @@ def orphaned(start: Start) -> int:
     return int(started.rpartition("pid=")[2].split()[0])
 
 
-def test_the_serve_of_a_killed_keeper_is_waited_for(start: Start) -> None:
+def test_the_serve_of_a_killed_supervisor_is_waited_for(start: Start) -> None:
     orphan = orphaned(start)
     second = start(*IDLE)
     lines_with(second, "orphan-awaited", 1)
@@ -502,7 +502,7 @@ def test_the_serve_of_a_killed_keeper_is_waited_for(start: Start) -> None:
     lines_with(second, "serve-started", 1)
 
 
-def test_a_keeper_starts_beside_a_serve_that_cannot_end(start: Start, places: dict[str, str]) -> None:
+def test_a_supervisor_starts_beside_a_serve_that_cannot_end(start: Start, places: dict[str, str]) -> None:
     """It waits five seconds for it."""
     orphan = orphaned(start)
     try:

@@ -2,9 +2,9 @@
 
 `luod.daemon.cleanup.forwarding` starts it, as a process of its own that may be killed at any point. A file cannot be
 preserved before the session it came in is finished (docs/hazards.md, H11), and from then on it lives by its fds alone.
-So before FINISH the files are put in the queues of sockets, with their tokens and names, and keep holds those; luod
-confirms it on the control socket. A forwarder that follows a killed one gets the sockets instead, and continues there:
-it reads the queues without taking files out.
+So before FINISH the files are put in the queues of sockets, with their tokens and names, and the supervisor holds
+those; luod confirms it on the control socket. A forwarder that follows a killed one gets the sockets instead, and
+continues there: it reads the queues without taking files out.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Forwarding: preserves an unclaimed incoming session again, in an outgoing session, for the next kexec.
 
 `luod.daemon.cleanup.forwarder`, a separate process, does the work. This module makes its order safe: nothing changes
-until keep holds the files. From then on the session is in the state `carrying_over`; if a process dies, the next serve
-or the operator starts again from those files. At the end one write to the registry makes the incoming row an outgoing
-one.
+until the supervisor holds the files. From then on the session is in the state `carrying_over`; if a process dies, the
+next serve or the operator starts again from those files. At the end one write to the registry makes the incoming row an
+outgoing one.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Forwarding:
             for number, carried in enumerate(carried_names(self._fds, row)):
                 if row.state is IncomingState.CARRYING_OVER:
                     fds[f"{CARRIED_FD}{number}"] = self._fds[carried].fileno()
-                else:  # an incomplete set: the serve ended before keep held all files
+                else:  # an incomplete set: the serve ended before the supervisor held all files
                     await self._fds.drop(carried)
             holding = self._loop.create_task(self._hold(row, ours))
             try:
@@ -169,7 +169,9 @@ class Forwarding:
         )
 
     async def _hold(self, row: IncomingRow, ours: socket.socket) -> None:
-        """Waits until the forwarder sends the files, stores them in keep, and then lets the forwarder continue."""
+        """Waits until the forwarder sends the files, has the supervisor hold them, and then lets the forwarder
+        continue.
+        """
         readable = asyncio.Event()
         self._loop.add_reader(ours, readable.set)
         try:
@@ -178,7 +180,7 @@ class Forwarding:
             self._loop.remove_reader(ours)
         holding = self._loop.create_task(self._held(row, ours))
         try:
-            # Not interrupted: keep and the registry must agree.
+            # Not interrupted: the supervisor and the registry must agree.
             await asyncio.shield(holding)
             self._registry.write()
             ours.send(GO)

@@ -1,4 +1,5 @@
-"""Child processes of serve: started before a gate, registered with keep, released, awaited, and killed when late.
+"""Child processes of serve: started before a gate, registered with the supervisor, released, awaited, and killed when
+late.
 
 A `Child` is one process. `Children` runs one to its end under a name, by which the next serve finds it and ends it.
 """
@@ -118,7 +119,9 @@ class Children:
         self._fds = fds
 
     async def run(self, child: Child, name: str, seconds: float) -> Outcome:
-        """Releases `child` once keep has its pidfd under `name`, and waits for its end. Kills it after `seconds`."""
+        """Releases `child` once the supervisor has its pidfd under `name`, and waits for its end. Kills it after
+        `seconds`.
+        """
         try:
             await self._fds.store({name: child.pidfd})
             child.go()

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from luod.ipc.server.sparing import Sparing
 
     Store = Callable[[OutgoingRow, Callable[[], None]], Awaitable[Fd]]
-    """Has keep hold the session of a row, then writes the row by the function. Returns the store's fd."""
+    """Has the supervisor hold the session of a row, then writes the row by the function. Returns the store's fd."""
     Begin = Callable[[Peer, SessionName, Store, str], Awaitable[Fd]]
     """Adds an outgoing session, with all checks of Create. The string is the event in the log."""
 

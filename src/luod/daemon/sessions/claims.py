@@ -28,7 +28,7 @@ class Claims:
         """
         waited = row.state is IncomingState.WAITING
         if waited:
-            # First: if keep dies while it retrieves the session, the session is lost and must not be shown as waiting.
+            # First: if the supervisor dies during the call, the session is lost, and must not be shown as waiting.
             self._registry.become(row, purpose)
         try:
             return await self._fds.retrieve(row.name)

@@ -1,9 +1,9 @@
 """Files that luod holds over a restart of a program without a kexec: memory and devices, in sets with a name.
 
 A session cannot do this: files cannot be retrieved from an outgoing one. Only the user that stashed a set gets it, not
-even root; a set of another user and a missing one get the same answer. keep has the files, then the registry the set,
-then the client is answered; in reverse the registry is first. No kernel carries them: `luod.daemon.preflight` refuses
-an update while there are any. The interface is `io.luod.Sessions`.
+even root; a set of another user and a missing one get the same answer. The supervisor has the files, then the registry
+the set, then the client is answered; in reverse the registry is first. No kernel carries them: `luod.daemon.preflight`
+refuses an update while there are any. The interface is `io.luod.Sessions`.
 """
 
 from __future__ import annotations

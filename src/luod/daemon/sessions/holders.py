@@ -47,7 +47,7 @@ class Holders:
     """
 
     def __init__(self, fds: Mapping[str, Fd]) -> None:
-        """`fds` are luod's, by the names under which keep has them."""
+        """`fds` are luod's, by the names under which the supervisor has them."""
         self._fds = fds
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()

@@ -1,8 +1,8 @@
 """Duplicates of the manifests of outgoing sessions, which cannot be read from the sessions: their makers pass them to
 luod.
 
-luod never reads them: a user of the session gets the memfd, and reads it itself. keep holds them too, so that they
-outlive serve. The loss of one does no harm to the session.
+luod never reads them: a user of the session gets the memfd, and reads it itself. The supervisor holds them too, so that
+they outlive serve. The loss of one does no harm to the session.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Manifests:
         self._sparing = sparing
 
     def keep(self, row: Row, file: Fd | None) -> None:
-        """Takes a duplicate, if there is one. The session's client does not wait until keep has it."""
+        """Takes a duplicate, if there is one. The session's client does not wait until the supervisor has it."""
         if file is None or file.closed:
             return  # closed: its client hung up before there was a session
         name = manifest_name(row)

@@ -1,4 +1,4 @@
-"""Tracks the processes of sessions by pidfd across restarts of serve: keep holds the pidfds, too.
+"""Tracks the processes of sessions by pidfd across restarts of serve: the supervisor holds the pidfds, too.
 
 A session's process is the one that created it, or that replaced or retrieved it since: the peer of that call's
 connection. `luod.daemon.sessions.service` decides what follows from its end.
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 KEPT_AFTER_SECONDS: Final = 1.0
-"""The time after which keep gets the pidfds for which no call waits: guests may wait for the calls before."""
+"""The time after which the supervisor gets the pidfds for which no call waits: guests may wait for the calls before."""
 
 
 class Owners:
-    """Owns the pidfds for which no call waits until keep has them, and still then, until their processes are forgotten.
-    `died` runs once for each process that ends. In a running loop.
+    """Owns the pidfds for which no call waits until the supervisor has them, and still then, until their processes are
+    forgotten. `died` runs once for each process that ends. In a running loop.
     """
 
     def __init__(self, holdings: Holdings, died: Callable[[Row], None]) -> None:
@@ -38,7 +38,7 @@ class Owners:
         self._loop = asyncio.get_running_loop()
         self._own: dict[str, Fd] = {}
         self._not_kept: set[str] = set()
-        """The names of those that keep does not have yet."""
+        """The names of those that the supervisor does not have yet."""
 
     def take_over(self, registry: Registry) -> None:
         for name in [name for name in self._fds if name.startswith(PROCESS)]:
@@ -48,7 +48,8 @@ class Owners:
                 self._watch(row)
 
     async def pin(self, row: Row, peer: Peer, *, stored: bool = True) -> None:
-        """Watches the peer's process. `stored`: keep holds the pidfd when this returns; otherwise it gets it soon.
+        """Watches the peer's process. `stored`: the supervisor holds the pidfd when this returns; otherwise it gets it
+        soon.
 
         Raises Refused: the process has no pidfd, so its end would not be noticed.
         """
@@ -83,12 +84,12 @@ class Owners:
         await self._fds.drop(process_name(row))
 
     def forget_soon(self, row: Row) -> None:
-        """Forgets the process without a wait for keep."""
+        """Forgets the process without a wait for the supervisor."""
         self._unwatch(row)
         self._fds.drop_soon(process_name(row))
 
     def _have_kept(self) -> None:
-        """Gives keep the pidfds that it does not have. One that it has no room for, the next serve will not know."""
+        """Gives the supervisor the pidfds that it lacks. One for which it has no room is unknown to the next serve."""
         names, self._not_kept = self._not_kept, set()
         for name in names:
             if (own := self._own.get(name)) is not None:

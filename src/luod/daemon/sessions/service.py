@@ -1,7 +1,7 @@
 """The operations of programs on sessions. A serve that is killed in the middle of one loses nothing.
 
-The order is: keep stores the fd, the registry adds the row, the client gets the reply. A removal begins with the row.
-`luod.daemon.store.recovery` completes or undoes an interrupted call in the next serve. The interface is
+The order is: the supervisor stores the fd, the registry adds the row, the client gets the reply. A removal begins with
+the row. `luod.daemon.store.recovery` completes or undoes an interrupted call in the next serve. The interface is
 `luod.ipc.interfaces.sessions`.
 """
 
@@ -178,7 +178,7 @@ class SessionService:
     ) -> Fd:
         """Adds an outgoing session; returns a duplicate, which the caller owns.
 
-        `store` has keep hold the session, then writes the row. `event` is its name in the log.
+        `store` has the supervisor hold the session, then writes the row. `event` is its name in the log.
         """
         name = str(session)
         if peer.anonymous:
@@ -322,7 +322,7 @@ class SessionService:
             await self._owners.pin(row, peer, stored=self._policy.settings.restore_deadline is not None)
         now = self._registry.incoming(name)
         if now is None or now.state is IncomingState.RESUMED:
-            # The previous claimant resumed its guest during the calls to keep: there is no second guest (H12).
+            # The previous claimant resumed its guest during the requests to the supervisor: no second guest (H12).
             raise resumed(name)
         self._registry.note(row, "retrieved")
         self._sparing("retrieved", of=peer.uid, name=name, owner=row.owner, uid=peer.uid, pid=peer.pid)

@@ -160,7 +160,7 @@ def believed(held: Told, kept: Told, boot: str, instance: str) -> Told:
     """Returns the copy to use in the kernel `boot`, of the memory `held` and the file `kept`; an unusable one if both
     are.
 
-    `instance`: of the memory, from the name under which keep holds it, "" without one.
+    `instance`: of the memory, from the name under which the supervisor holds it, "" without one.
     """
     if held.record is not None:
         return kept if newer(held, kept) else held

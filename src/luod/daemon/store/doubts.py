@@ -75,8 +75,9 @@ def aside(file: Journal, told: Told, log: Log, *, refuses: bool) -> tuple[Doubt,
 
 
 def adopted(fds: Iterable[str], record: Record, log: Log, others: Iterable[Row] = ()) -> Record:
-    """Returns the record with a row for each session that keep holds and it lacks, from `others` if it is there, and
-    with the stashed files that keep holds and it lacks, as a set of root's. With a doubt if there are any.
+    """Returns the record with a row for each session that the supervisor holds and it lacks, from `others` if it is
+    there, and with the stashed files that the supervisor holds and it lacks, as a set of root's. With a doubt if there
+    are any.
 
     To close them would end guests. It is for a registry that may be behind: in a current one they belong to calls that
     had no reply.
@@ -109,7 +110,9 @@ def _held(names: Iterable[str]) -> set[int]:
 
 
 def unknown(fds: Iterable[str], rows: Iterable[Row]) -> Iterator[Row]:
-    """Yields a row for each session that keep holds and `rows` lacks. Root owns it, and an incoming one is torn."""
+    """Yields a row for each session that the supervisor holds and `rows` lacks. Root owns it, and an incoming one is
+    torn.
+    """
     known = {fd_name(row) for row in rows}
     for fd in fds:
         direction, _dot, name = fd.partition(".")
@@ -124,7 +127,9 @@ def unknown(fds: Iterable[str], rows: Iterable[Row]) -> Iterator[Row]:
 
 
 async def keep_memory(fds: FdStore, memory: Slots, kind: str, file: Journal, log: Log) -> str:
-    """Keeps the bytes of an unusable memory, in a file or, if that fails, in a memfd in keep. Returns their place."""
+    """Keeps the bytes of an unusable memory, in a file or, if that fails, in a memfd of the supervisor. Returns their
+    place.
+    """
     contents = memory.contents()
     path = file.aside(f"memory-{kind}")
     try:

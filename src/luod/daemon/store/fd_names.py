@@ -1,4 +1,4 @@
-"""The names under which keep holds serve's fds. Pure."""
+"""The names under which the supervisor holds serve's fds. Pure."""
 
 from __future__ import annotations
 

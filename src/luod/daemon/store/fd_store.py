@@ -1,8 +1,8 @@
 """The fds that outlive serve: `luod` has a copy of each, by name, and passes it to the next serve.
 
-keep has the fd, then the row is written, then the client is answered: `create` and `store` keep this order, since they
-write the row themselves, by `record`. The names are in `luod.daemon.store.fd_names`; `luod.daemon.supervisor.protocol`
-has the messages between serve and keep.
+The supervisor has the fd, then the row is written, then the client is answered: `create` and `store` keep this order,
+since they write the row themselves, by `record`. The names are in `luod.daemon.store.fd_names`;
+`luod.daemon.supervisor.protocol` has the messages between the two.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _RETRIEVE_REFUSALS: dict[int, type[KernelRefused]] = {
 }
 
 _MOST_FILES = 16
-"""The files in one message: fewer than the fds that keep has to spare, so that they always fit."""
+"""The files in one message: fewer than the fds that the supervisor has to spare, so that they always fit."""
 _CLOSING_SECONDS = 1.0
 _CLOSING_PAUSE = 0.001
 _CLOSING_PAUSE_LAST = 0.05
@@ -75,13 +75,13 @@ class Counted:
 
 
 class KeeperGone(LuodError, ConnectionAbortedError):
-    """The channel to keep is closed: no fd can be held any more. serve ends, and a client's call ends with its
-    connection, without an answer.
+    """The channel to the supervisor is closed: no fd can be held any more. serve ends, and a client's call ends with
+    its connection, without an answer.
     """
 
 
 class _Request:
-    """One request to keep. `answer` gets the session's fd if `opens`, otherwise None.
+    """One request to the supervisor. `answer` gets the session's fd if `opens`, otherwise None.
 
     `stores`: the name of the fd that goes with it, if that is not dropped meanwhile.
     """
@@ -104,7 +104,7 @@ class _Request:
 
     @property
     def removes(self) -> bool:
-        """Returns whether it makes keep close an fd."""
+        """Returns whether it makes the supervisor close an fd."""
         return "FDSTOREREMOVE" in self.words
 
     def fail(self, error: LuodError) -> None:
@@ -123,13 +123,14 @@ class _Request:
 
 
 class FdStore(Mapping[str, Fd]):
-    """serve's fds by the names of keep's copies. Owns them and the channel until close(). Made inside a running loop.
+    """serve's fds by the names of the supervisor's copies. Owns them and the channel until close(). Made inside a
+    running loop.
 
-    The store owns an fd that is read here. One is in it as long as keep has its copy, or is about to have it.
+    The store owns an fd that is read here. One is in it as long as the supervisor has its copy, or is about to have it.
     """
 
     def __init__(self, channel: socket.socket, fds: dict[str, Fd], lost: Callable[[], None]) -> None:
-        """`fds` are those from keep at the start. `lost` runs once when keep is gone."""
+        """`fds` are those from the supervisor at the start. `lost` runs once when the supervisor is gone."""
         self._channel = channel
         self._fds = fds
         self._lost = lost
@@ -187,7 +188,7 @@ class FdStore(Mapping[str, Fd]):
     async def store(self, files: Mapping[str, Fd], record: Callable[[], None] | None = None) -> None:
         """Holds a duplicate of each file, in place of any under its name; then `record`, if given, writes the row.
 
-        All or none: an error of `record` drops them. Raises KernelRefused: keep has no room.
+        All or none: an error of `record` drops them. Raises KernelRefused: the supervisor has no room.
         """
         try:
             for name, file in files.items():
@@ -199,9 +200,9 @@ class FdStore(Mapping[str, Fd]):
         await self._record(record, *files)
 
     def store_soon(self, name: str, file: Fd, refused: Callable[[LuodError], None]) -> None:
-        """Holds a file as `store`, without a wait for keep, for a file whose loss does no harm to a session.
+        """Holds a file as `store`, without a wait for the supervisor, for a file whose loss does no harm to a session.
 
-        `refused` gets the reason for which keep does not have it.
+        `refused` gets the reason for which the supervisor does not have it.
         """
         self._put(name, file.duplicate())
 
@@ -214,9 +215,9 @@ class FdStore(Mapping[str, Fd]):
         self._send(request)
 
     async def drop(self, *names: str, discard: Callable[[Fd], None] | None = None) -> None:
-        """Closes the fds under these names, serve's and then keep's. The row must be removed before.
+        """Closes the fds under these names, serve's and then the supervisor's. The row must be removed before.
 
-        `discard` is for a file whose last close can take long: it gets serve's after keep's is closed.
+        `discard` is for a file whose last close can take long: it gets serve's after the supervisor's is closed.
         """
         dropped = {name: self._fds.pop(name) for name in names if name in self._fds}
         if discard is None:
@@ -236,12 +237,12 @@ class FdStore(Mapping[str, Fd]):
                     discard(fd)
 
     def drop_soon(self, *names: str) -> None:
-        """Closes as `drop`, without a wait for keep, where nothing depends on the last close."""
+        """Closes as `drop`, without a wait for the supervisor, where nothing depends on the last close."""
         for name in names:
             if (fd := self._fds.pop(name, None)) is not None:
                 fd.close()
                 request = _removal(name)
-                request.answer.add_done_callback(asyncio.Future.exception)  # keep is gone, and its copy with it
+                request.answer.add_done_callback(asyncio.Future.exception)  # the supervisor and its copy are gone
                 self._send(request)
 
     async def open_elsewhere(self, name: str) -> bool:
@@ -285,7 +286,9 @@ class FdStore(Mapping[str, Fd]):
         return False
 
     async def copies(self, counted: Counted | None = None) -> Copies:
-        """Returns the state of PID 1's copies, as keep knows it. `counted`: PID 1's answer, which keep takes first."""
+        """Returns the state of PID 1's copies, as the supervisor knows it. `counted`: PID 1's answer, which the
+        supervisor takes first.
+        """
         words = {} if counted is None else {"STORED": counted.stored, "ROOM": counted.room, "CHANGES": counted.changes}
         request = _Request({"COPIES": 1, **words})
         await self._ask(request)
@@ -294,15 +297,15 @@ class FdStore(Mapping[str, Fd]):
         return Copies(said["FAULT"], *numbers)
 
     def blackout(self, *, lasts: bool) -> None:
-        """Tells keep whether guests are paused: it waits less for PID 1 meanwhile."""
+        """Tells the supervisor whether guests are paused: it waits less for PID 1 meanwhile."""
         if lasts != self._blackout:
             self._blackout = lasts
             request = _Request({"BLACKOUT": int(lasts)})
-            request.answer.add_done_callback(asyncio.Future.exception)  # keep is gone, and serve ends
+            request.answer.add_done_callback(asyncio.Future.exception)  # the supervisor is gone, and serve ends
             self._send(request)
 
     async def ready(self) -> None:
-        """Reports to keep, and through it to its parent, that clients are answered."""
+        """Reports to the supervisor, and through it to its parent, that clients are answered."""
         await self._ask(_Request({"READY": 1}))
 
     def _put(self, name: str, fd: Fd) -> None:
@@ -347,7 +350,7 @@ class FdStore(Mapping[str, Fd]):
         return answer
 
     def _send(self, *requests: _Request) -> None:
-        """Sends requests now, or, while keep works on a message, together with all others after its answer."""
+        """Sends requests now, or, while the supervisor works on a message, all together after its answer."""
         self._queue.extend(requests)
         if self._sent or not self._queue:
             return
@@ -372,13 +375,13 @@ class FdStore(Mapping[str, Fd]):
         try:
             framing.send(self._channel, protocol.encode(*(request.words for request in self._sent)), fds)
         except OSError as error:
-            # serve's fds are not keep's any more: what was dropped here is still there.
+            # serve's fds are not the supervisor's any more: what was dropped here is still there.
             self._end(KeeperGone(f"the supervisor cannot be asked: {error}"))
 
     def _reserve(self, request: _Request) -> bool:
-        """Keeps an fd number free for the session. Returns False: no number is free, and keep is not asked.
+        """Keeps an fd number free for the session. Returns False: no number is free, and the supervisor is not asked.
 
-        A session for which there is no number would be lost on the way, and with it serve's view of keep.
+        A session for which there is no number would be lost on the way, and with it serve's view of the supervisor.
         """
         try:
             self._spares.append(Fd(os.dup(self._channel.fileno())))
@@ -407,7 +410,7 @@ class FdStore(Mapping[str, Fd]):
         answers = protocol.decode(message)
         if "ALL" in answers[0]:
             answers *= len(self._sent)
-            # keep did not read the message. A removal must not fail: serve has closed its fd already.
+            # The supervisor did not read the message. A removal must not fail: serve has closed its fd already.
             self._queue.extendleft(reversed([request for request in self._sent if request.removes]))
         answered, self._sent = self._sent[: len(answers)], self._sent[len(answers) :]
         fds = iter(received)
@@ -421,7 +424,7 @@ class FdStore(Mapping[str, Fd]):
             self._send()
 
     def _end(self, error: KeeperGone) -> None:
-        """Ends the work with keep: serve ends, and the next one begins with keep's fds."""
+        """Ends the work with the supervisor: serve ends, and the next one begins with the supervisor's fds."""
         self._loop.remove_reader(self._channel)
         self._fail(error)
         lost, self._lost = self._lost, lambda: None

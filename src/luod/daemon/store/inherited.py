@@ -1,6 +1,6 @@
 """Makes the first record in a new kernel, from the registry that was preserved or from the file.
 
-`luod.daemon.store.remains` does so in the same kernel, after keep has ended.
+`luod.daemon.store.remains` does so in the same kernel, after the supervisor has ended.
 """
 
 from __future__ import annotations

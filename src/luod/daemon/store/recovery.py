@@ -1,8 +1,8 @@
 """Recovers the state at the start of serve, from the fds of a previous serve or the registry of a previous kernel.
 
-Afterwards the registry is current, preserved in luod's own outgoing session, and agrees with the fds that keep holds.
-Every step can be repeated: if serve is killed in the middle, the next one begins here again. All of it precedes serve's
-first answer to a client.
+Afterwards the registry is current, preserved in luod's own outgoing session, and agrees with the fds that the
+supervisor holds. Every step can be repeated: if serve is killed in the middle, the next one begins here again. All of
+it precedes serve's first answer to a client.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Holdings:
 
 
 async def take_over(fds: FdStore, directory: str, log: Log) -> Holdings:
-    """Takes over `fds`, the stored fds of keep. Raises KernelRefused. Raises WrittenByNewer: nothing was changed."""
+    """Takes over `fds`, the stored fds of the supervisor. Raises KernelRefused. Raises WrittenByNewer: nothing was
+    changed.
+    """
     file = Journal(directory)
     if JUMP in fds or DISK in fds:
         # Guests may be paused, and the process that writes in place of serve may still run. Updater ends the hold.
@@ -108,8 +110,9 @@ async def finish_old(fds: FdStore, log: Log) -> None:
 
 
 async def _stored(fds: FdStore, file: Journal, log: Log) -> tuple[str | None, Record | None]:
-    """Returns the name under which keep holds the registry's memory; None without one. If it holds several, since serve
-    was killed before it dropped the old one, the others are kept aside, and their rows and doubts are returned.
+    """Returns the name under which the supervisor holds the registry's memory; None without one. If it holds several,
+    since serve was killed before it dropped the old one, the others are kept aside, and their rows and doubts are
+    returned.
     """
     names = [name for name in fds if name.startswith(REGISTRY)]
     if len(names) < 2:
@@ -132,7 +135,7 @@ async def _stored(fds: FdStore, file: Journal, log: Log) -> tuple[str | None, Re
 
 
 def _adopt(fds: FdStore, registry: Registry, log: Log, others: Record) -> None:
-    """Adds the doubts of other registries, and the sessions that keep holds and only they know."""
+    """Adds the doubts of other registries, and the sessions that the supervisor holds and only they know."""
     before = registry.record
     record = adopted(fds, before, log, others.rows)
     for row in record.rows[len(before.rows) :]:
@@ -143,7 +146,7 @@ def _adopt(fds: FdStore, registry: Registry, log: Log, others: Record) -> None:
 
 
 async def _again(fds: FdStore, stored: str, file: Journal, log: Log) -> Registry:
-    """Returns the registry of the previous serve. keep holds its memory under the name `stored`.
+    """Returns the registry of the previous serve. The supervisor holds its memory under the name `stored`.
 
     The memory counts also without luod's own session, which PID 1 may have lost alone, and which the supervisor cannot
     begin again while another process has the device open. The file may be behind the memory.
@@ -176,7 +179,8 @@ async def _doubtful(
     fds: FdStore, stored: str, memory: Slots, tell: tuple[Told, Told], file: Journal, log: Log
 ) -> Registry:
     """Returns a registry in place of one with damaged memory: from the file, if that is of the same registry, and with
-    a row for each session that keep holds and the file lacks. These are owned by root, and the incoming ones are torn.
+    a row for each session that the supervisor holds and the file lacks. These are owned by root, and the incoming ones
+    are torn.
     """
     held, kept = tell
     assert held.fault is not None
@@ -199,8 +203,8 @@ async def _doubtful(
 
 
 async def _store(fds: FdStore, registry: Registry, memory: Slots, stored: str = "") -> None:
-    """Stores the memory in keep. The name contains the instance, which is known then even if the contents are damaged.
-    `stored` is the name under which keep has the memory already.
+    """Has the supervisor hold the memory. The name contains the instance, which is known then even if the contents are
+    damaged. `stored` is the name under which the supervisor has the memory already.
     """
     name = REGISTRY + registry.rest.instance
     if name != stored:
@@ -209,7 +213,9 @@ async def _store(fds: FdStore, registry: Registry, memory: Slots, stored: str = 
 
 
 async def _begin(fds: FdStore, file: Journal, log: Log) -> Registry:
-    """Begins a registry, in a new session, after a kexec or a restart of keep; its contents come from the old one."""
+    """Begins a registry, in a new session, after a kexec or a restart of the supervisor; its contents come from the old
+    one.
+    """
     old = protocol.INCOMING + SESSION
     if old not in fds:
         try:
@@ -238,7 +244,7 @@ async def _begin(fds: FdStore, file: Journal, log: Log) -> Registry:
     if old not in fds:
         await verify(fds, registry, log)
     else:
-        # systemd's PID 1 has retrieved the sessions that were in its store at its own kexec, and gave them to keep.
+        # systemd's PID 1 has retrieved the sessions that were in its store at its own kexec, and gave them to luod.
         for row in registry.record.incoming:
             if row.state is IncomingState.WAITING and fd_name(row) in fds:
                 registry.become(row, IncomingState.TAKEN)
@@ -293,7 +299,7 @@ async def _agree(fds: FdStore, registry: Registry, log: Log) -> None:
 
 
 def _left(held: Held, fds: FdStore, log: Log) -> Held:
-    """Returns the set with the files that keep still has."""
+    """Returns the set with the files that the supervisor still has."""
     left = tuple(file for file in held.files if held_name(file) in fds)
     if lost := [file.name for file in held.files if file not in left]:
         log.warning("files-lost", name=held.name, owner=held.owner, files=", ".join(lost), reason="luod ended")

@@ -1,8 +1,9 @@
-"""Recovers sessions after keep has ended in the same kernel: the registry's memory is lost, only the file is left.
+"""Recovers sessions after the supervisor has ended in the same kernel: the registry's memory is lost, only the file is
+left.
 
 A session still exists if a client has it open, or if it was never retrieved from the kernel. `recall` reads the file,
-`verify` asks the kernel about the sessions that may be lost. It makes no difference whether keep was stopped or killed.
-An unusable file is kept under another name, and the registry records a doubt.
+`verify` asks the kernel about the sessions that may be lost. It makes no difference whether the supervisor was stopped
+or killed. An unusable file is kept under another name, and the registry records a doubt.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def asked(row: IncomingRow) -> IncomingRow:
 
 
 def remaining(row: Row) -> Row:
-    """Returns the row after the end of keep: no update runs, and the files of an unfinished forwarding are lost."""
+    """Returns the row after the end of the supervisor: no update runs, and the files of an unfinished forwarding are
+    lost.
+    """
     if row.state is OutgoingState.READY:
         return replace(row, state=OutgoingState.DECLARED)
     return replace(row, state=IncomingState.TAKEN) if row.state is IncomingState.CARRYING_OVER else row

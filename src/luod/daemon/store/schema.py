@@ -15,13 +15,14 @@ from luod.linux import boot_id
 from luod.static import Any, Final
 
 FORMAT: "Final" = 7
-"""The format of a whole record, which it has in `format`. Another member here, and another kind of fd that keep holds,
-is another format: an older luod that does not know it refuses to start with the record (`luod.daemon.refusing`).
+"""The format of a whole record, which it has in `format`. Another member here, and another kind of fd that the
+supervisor holds, is another format: an older luod that does not know it refuses to start with the record
+(`luod.daemon.refusing`).
 """
 OLDEST_FORMAT: "Final" = 5
 """The oldest format that is read. 5: the record lacks the version of its writer. 6: incoming rows lack `resumed_by`."""
 MOST_SESSIONS: "Final" = 1024
-"""In both directions. The names of keep's fds must fit an environment variable of 128 KiB."""
+"""In both directions. The names of the supervisor's fds must fit an environment variable of 128 KiB."""
 
 
 _OUTGOING: Direction = "outgoing"
@@ -86,7 +87,7 @@ Row = OutgoingRow | IncomingRow
 
 @frozen
 class Image:
-    """The next kernel, as loaded through luod. keep has its files, under names with `number`."""
+    """The next kernel, as loaded through luod. The supervisor has its files, under names with `number`."""
 
     number: int
     initrd: bool
@@ -95,7 +96,7 @@ class Image:
 
 @frozen
 class HeldFile:
-    """A file that luod holds for a program; keep has it under a name with `number`."""
+    """A file that luod holds for a program; the supervisor has it under a name with `number`."""
 
     number: int
     name: str

@@ -40,7 +40,8 @@ class IncomingState(StrEnum):
     DISCARDING = "discarding"
     """A reaper has begun to discard it. It is not handed out."""
     CARRYING_OVER = "carrying_over"
-    """keep holds its files, from which luod makes an outgoing session. The session may already be finished."""
+    """The supervisor holds its files, from which luod makes an outgoing session. The session may already be finished.
+    """
 
 
 State = OutgoingState | IncomingState
@@ -61,7 +62,7 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     _IN.CARRYING_OVER: frozenset({_IN.TAKEN, _IN.DISCARDING, _OUT.CARRIED_OVER}),
 }
 """A session returns to waiting if the kernel refused to retrieve it. The files of a session that is being forwarded are
-lost with keep; if the kernel still has the session, luod retrieves it again."""
+lost with the supervisor; if the kernel still has the session, luod retrieves it again."""
 
 
 class ImpossibleTransition(LuodError):

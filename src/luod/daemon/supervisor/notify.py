@@ -18,7 +18,7 @@ from luod.linux import Fd
 from luod.static import Final
 
 SOCKET_SECONDS: Final = 1.0
-"""For each attempt: a reader of the socket must not block the keeper."""
+"""For each attempt: a reader of the socket must not block the supervisor."""
 BARRIER_SECONDS: Final = 5.0
 """The longest wait for the service manager."""
 NO_ANSWER: Final = "the service manager does not answer"

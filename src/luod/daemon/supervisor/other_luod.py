@@ -1,6 +1,7 @@
-"""Finds another luod on this machine, or the rest of one that died, before a keeper holds anything.
+"""Finds another luod on this machine, or the rest of one that died, before a supervisor holds anything.
 
-A serve outlives its keeper for a moment, with the sockets and the sessions, so it is awaited. Standard library only.
+A serve outlives its supervisor for a moment, with the sockets and the sessions, so it is awaited. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def claim(log: Log, *, orphan: bool) -> dict[str, Fd]:
     of stored fds: for what is missing, serve asks again.
 
     Raises Refused when luod's own session exists, so another luod runs on this machine, with any directories. The serve
-    of a keeper that died holds it until it ends, so it is awaited. With `orphan`, such a serve is known not to end, and
-    the keeper may continue: its own serve tries again until the session is gone.
+    of a supervisor that died holds it until it ends, so it is awaited. With `orphan`, such a serve is known not to end,
+    and the supervisor may continue: its own serve tries again until the session is gone.
     """
     deadline = time.monotonic() + _OTHER_SECONDS
     told = False
@@ -74,16 +75,16 @@ def _claimed(device: LiveUpdate) -> dict[str, Fd]:
 
 
 def wait_for_orphan(path: str, deadline: float, log: Log | None, *, ours: bool) -> bool:
-    """Waits until no serve of a dead keeper listens on `path`. Returns False at the deadline: it does not end.
+    """Waits until no serve of a dead supervisor listens on `path`. Returns False at the deadline: it does not end.
 
-    `ours`: a dead keeper made the socket. Without it, raises Refused if the process that began to listen is alive.
+    `ours`: a dead supervisor made the socket. Without it, raises Refused if the process that began to listen is alive.
     Raises OSError.
     """
     told = False
     while (pid := _listener(path)) is not None:
         if not ours and pid != _DEAD and (pid == _ELSEWHERE or os.path.exists(f"/proc/{pid}")):
             what = "a process of another PID namespace" if pid == _ELSEWHERE else f"process {pid}"
-            if pid in _keepers(path):
+            if pid in _supervisors(path):
                 what = f"another luod runs: its supervisor is process {pid}, and"
             raise Refused(f"{what} listens on {path} already", hint="stop it, or use another socket path")
         if time.monotonic() >= deadline:
@@ -109,14 +110,14 @@ def _listener(path: str) -> int | None:
         except (ConnectionRefusedError, FileNotFoundError):
             return None
         except BlockingIOError:
-            # Its queue is full. A serve that cannot end has such a queue soon; a keeper that is alive can be found.
-            return next(iter(_keepers(path)), _DEAD)
+            # Its queue is full. A serve that cannot end has such a queue soon; a supervisor that is alive can be found.
+            return next(iter(_supervisors(path)), _DEAD)
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid: int = _CREDENTIALS.unpack(credentials)[0]
         return pid
 
 
-def _keepers(path: str) -> set[int]:
+def _supervisors(path: str) -> set[int]:
     """Returns the other processes that run luod with the socket `path`, as far as /proc shows them."""
     found = set()
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The messages between `serve` and `keep`: KEY=VALUE lines, with sd_notify's words where it has them.
+"""The messages between `serve` and the supervisor: KEY=VALUE lines, with sd_notify's words where it has them.
 
 `FDSTORE=1 FDNAME=…` (with an fd), `FDSTOREREMOVE=1 FDNAME=…`, `READY=1`, and five of our own: `CREATE=name`,
 `RETRIEVE=name`, `PROBE=name`, a CREATE whose session is closed at once, `BLACKOUT=1` or `0`, whether guests are
@@ -9,9 +9,9 @@ may be a copy that PID 1 is about to close; beside FDSTOREREMOVE's `ERRNO=0`: PI
 session. Messages, not a stream: a SOCK_SEQPACKET socket pair.
 
 A message has one request or more, separated by empty lines; its fds are those of its FDSTORE requests, in order. The
-answers come in the same order. A session is answered as soon as keep has it, with its fd and the answers before it, so
-that it does not end with keep while keep opens the next one. ALL=1 marks the answer to every request of a message that
-was not received.
+answers come in the same order. A session is answered as soon as the supervisor has it, with its fd and the answers
+before it, so that it does not end with the supervisor while that opens the next one. ALL=1 marks the answer to every
+request of a message that was not received.
 """
 
 from __future__ import annotations

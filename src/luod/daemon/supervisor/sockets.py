@@ -25,7 +25,7 @@ from luod.static import Final, Self
 _BACKLOG: Final = 128
 _LOCK_SECONDS: Final = 1.0
 _ORPHAN_SECONDS: Final = 5.0
-"""The maximum wait for the serve of a dead keeper in seconds."""
+"""The maximum wait for the serve of a dead supervisor in seconds."""
 _PAUSE_SECONDS: Final = 0.05
 
 

@@ -219,7 +219,9 @@ class Supervisor:
                 send(self._serve.pid, signal.SIGTERM)
 
     def _start(self) -> None:
-        """Starts serve. A failure for lack of resources is repeated: the sessions that only keep holds end with it."""
+        """Starts serve. A failure for lack of resources is repeated: the sessions that only the supervisor holds end
+        with it.
+        """
         try:
             self._serve = self._fork()
         except (OSError, MemoryError) as error:

@@ -2,7 +2,7 @@
 
 A disk that hangs blocks a writer for as long as it likes. So serve writes nothing from `freeze` until participants were
 told to resume (`luod.daemon.store.write_hold`), the other process writes what the kexec needs, within time limits, and
-serve does not write before that process has ended. The next serve continues that: keep has its pidfd.
+serve does not write before that process has ended. The next serve continues that: the supervisor has its pidfd.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The image for the kexec of an update: loading, keeping and checking it.
 
 luod starts only an image that it loaded itself (docs/hazards.md, H19): it loads the image again when an update begins,
-and the kernel's count of loads shows whether another process has loaded one since. keep holds the files, so that a
-later serve can load them. `luod.daemon.preflight` finds its problems. `luod.daemon.updates.update` decides when to
-start it.
+and the kernel's count of loads shows whether another process has loaded one since. The supervisor holds the files, so
+that a later serve can load them. `luod.daemon.preflight` finds its problems. `luod.daemon.updates.update` decides when
+to start it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class KexecImage:
-    """Owns nothing: keep has the files. Made inside a running loop."""
+    """Owns nothing: the supervisor has the files. Made inside a running loop."""
 
     def __init__(
         self, holdings: Holdings, sessions: SessionService, participants: Participants, run: Run, log: Log
