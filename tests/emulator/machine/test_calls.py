@@ -188,6 +188,31 @@ def test_a_path_that_ends_in_the_node_opens_it(run_machine: Run, way: str) -> No
     run(run_machine, way, source)
 
 
+def test_a_huge_structure_keeps_only_its_caller_waiting(run_machine: Run, way: str) -> None:
+    """The kernel reads it all, in the hope of a byte that is not zero. Other callers are answered meanwhile."""
+    source = """
+        from luod.uapi import liveupdate as uapi
+        import ctypes
+        SIZE = 1 << 28
+        fd = device()
+        other = create(fd, b"other")
+        big = mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)  # MAP_NORESERVE
+        big[:uapi.CREATE_SESSION.size] = uapi.CREATE_SESSION.pack(SIZE, -1, b"big")
+        argument = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(big)))
+        # fcntl.ioctl would keep other threads waiting.
+        ioctl, command = ctypes.CDLL(None).ioctl, ctypes.c_ulong(uapi.LIVEUPDATE_IOCTL_CREATE_SESSION)
+        caller = threading.Thread(target=ioctl, args=(fd, command, argument))
+        caller.start()
+        answered = 0
+        while caller.is_alive():
+            assert get_name(other) == b"other"
+            answered += 1
+        assert answered > 20, answered
+        assert errno_of(create, fd, b"big") == errno.EEXIST
+    """
+    run(run_machine, way, source)
+
+
 def test_limits_of_the_supervisor_are_not_the_programs(run_machine: Run, way: str) -> None:
     source = """
         import resource

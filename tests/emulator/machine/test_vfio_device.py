@@ -534,3 +534,25 @@ def tell():
 
 def open_files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_a_huge_structure_keeps_only_its_caller_waiting(run_devices: RunDevices) -> None:
+    source = """
+        import ctypes
+        SIZE = 1 << 28
+        context, other = open_iommufd(), open_iommufd()
+        big = mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)  # MAP_NORESERVE
+        big[:iommufd.IOAS_ALLOC.size] = iommufd.IOAS_ALLOC.pack(SIZE, 0, 0)
+        argument = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(big)))
+        # fcntl.ioctl would keep other threads waiting.
+        ioctl = ctypes.CDLL(None).ioctl
+        caller = threading.Thread(target=ioctl, args=(context, ctypes.c_ulong(iommufd.IOMMU_IOAS_ALLOC), argument))
+        caller.start()
+        answered = 0
+        while caller.is_alive():
+            ioas(other)
+            answered += 1
+        assert answered > 20, answered
+        assert iommufd.IOAS_ALLOC.unpack(big[:iommufd.IOAS_ALLOC.size])[2] > 0
+    """
+    run_devices(source)

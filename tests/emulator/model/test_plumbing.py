@@ -6,6 +6,7 @@ from errno import E2BIG, EFAULT, EINVAL, ENOENT, ENOTTY
 
 import pytest
 
+from luod.emulator.model.ports import Errno
 from luod.uapi.liveupdate import (
     CREATE_SESSION,
     LIVEUPDATE_IOCTL_CREATE_SESSION,
@@ -189,3 +190,36 @@ def test_e2big_comes_before_efault_of_the_answer(vmm: Process, device: int) -> N
 
 def test_mainline_has_no_unpreserve(vmm: Process, outgoing: int) -> None:
     assert vmm.ioctl(outgoing, LIVEUPDATE_SESSION_UNPRESERVE_FD, 0) == -EINVAL
+
+
+HUGE = 256 << 20
+
+
+def sparse(vmm: Process, *, limit: int) -> None:
+    """Gives the process memory up to `limit`, with zeros. The rest of its memory cannot be read."""
+    zero = bytes(1 << 18)
+
+    def read(address: int, length: int) -> bytes:
+        if address < SCRATCH + PAGE:
+            return Process.read(vmm, address, length)
+        if address + length > limit:
+            raise Errno(EFAULT)
+        return zero[:length]
+
+    vmm.read = read  # type: ignore[method-assign]  # so many pages would not fit the test
+
+
+@pytest.mark.parametrize(("limit", "answer"), [(SCRATCH + HUGE, 0), (SCRATCH + (200 << 20), -EFAULT)])
+def test_a_huge_structure_is_read_in_turns(vmm: Process, device: int, limit: int, answer: int) -> None:
+    """The kernel reads all of it, up to 4 GiB, and only its caller waits."""
+    sparse(vmm, limit=limit)
+    argument = CREATE_SESSION.pack(HUGE, -1, b"vm")
+    assert vmm.call(device, LIVEUPDATE_IOCTL_CREATE_SESSION, argument) == answer
+    assert vmm.turns >= 50
+    assert not vmm.progress
+
+
+def test_the_first_byte_that_is_not_zero_ends_a_huge_structure(vmm: Process, device: int) -> None:
+    argument = CREATE_SESSION.pack(HUGE, -1, b"vm") + b"\0\1"
+    assert vmm.call(device, LIVEUPDATE_IOCTL_CREATE_SESSION, argument) == -E2BIG
+    assert vmm.turns == 1

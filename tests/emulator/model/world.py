@@ -14,7 +14,7 @@ from luod.emulator.model.caller import CAP_SYS_BOOT, IMAGE_FRONT
 from luod.emulator.model.files import DeviceFile, SessionFile
 from luod.emulator.model.kernel import Kernel
 from luod.emulator.model.ports import Errno, HostFile, Kind
-from luod.emulator.model.results import Blocked, Ending, Jump
+from luod.emulator.model.results import Blocked, Ending, Jump, Unfinished
 from luod.emulator.model.vfio.files import ModelFile
 from luod.uapi import kexec, liveupdate
 
@@ -169,6 +169,8 @@ class Process:
         self.fd_limit = fd_limit
         self.uid = 0
         self.capabilities = {CAP_SYS_BOOT}
+        self.progress: dict[int, int] = {}
+        self.turns = 0
         self.fds: dict[int, Description] = {}
         self.cloexec: dict[int, bool] = {}
         self.pages = {SCRATCH // PAGE + i: bytearray(PAGE) for i in (0, 1)}
@@ -273,10 +275,18 @@ class Process:
     def ioctl(self, fd: int, command: int, argument: int) -> int | Blocked:
         target = self.fds[fd].target
         assert isinstance(target, DeviceFile | SessionFile)
-        try:
-            return self.world.kernel.ioctl(target, command, argument, self)
-        except Errno as failure:
-            return -failure.code
+        return self.in_turns(lambda: self.world.kernel.ioctl(target, command, argument, self))
+
+    def in_turns(self, ioctl: Callable[[], int | Blocked]) -> int | Blocked:
+        """Makes an ioctl until it is finished. Returns its result, or a negative errno. Counts `turns`."""
+        self.turns = 1
+        while True:
+            try:
+                return ioctl()
+            except Unfinished:
+                self.turns += 1
+            except Errno as failure:
+                return -failure.code
 
     def call(self, fd: int, command: int, argument: bytes, address: int = SCRATCH) -> int | Blocked:
         """Makes an ioctl with `argument` at `address`."""

@@ -18,6 +18,10 @@ CAP_SYS_BOOT = 22
 class Caller(Protocol):
     """The thread whose system call is being answered."""
 
+    progress: dict[int, int]
+    """How far a call that is `Unfinished` has come in the memory from an address on: the next address. Empty at first.
+    """
+
     def read(self, address: int, length: int) -> bytes:
         """Returns exactly `length` bytes. Raises Errno(EFAULT) when any of them cannot be read."""
         ...

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from luod.emulator.model.caller import Caller
 from luod.emulator.model.ports import PAGE, Errno
 from luod.emulator.model.profile import Features
+from luod.emulator.model.results import Unfinished
 from luod.emulator.model.session import Direction
 from luod.uapi import liveupdate as uapi
 from luod.uapi import liveupdate_next as posted
 
-_STRETCH = 1 << 20
+_STRETCH = 1 << 18
+_ZEROS = bytes(_STRETCH)
+_TURN = 4 << 20
+"""Bytes of a caller's memory after which others are answered."""
 
 
 @dataclass(frozen=True)
@@ -140,14 +144,31 @@ def refuse_tail(address: int, end: int, caller: Caller) -> None:
 
     Raises Errno(E2BIG) for such a byte, Errno(EFAULT) for one that cannot be read. The first such byte decides.
     """
-    while address < end:
-        stretch = min(end - address, _STRETCH)
+
+    def check(at: int) -> int:
+        stretch = min(end - at, _STRETCH)
         try:
-            data = caller.read(address, stretch)
+            data = caller.read(at, stretch)
         except Errno:
             # The memory ends within the range. Bytes before that place still count.
-            stretch = min(end - address, PAGE - address % PAGE)
-            data = caller.read(address, stretch)
-        if data.strip(b"\0"):
+            stretch = min(end - at, PAGE - at % PAGE)
+            data = caller.read(at, stretch)
+        if not _ZEROS.startswith(data):
             raise Errno(errno.E2BIG)
-        address += stretch
+        return at + stretch
+
+    in_turns(address, end, check, caller)
+
+
+def in_turns(address: int, end: int, step: Callable[[int], int], caller: Caller) -> None:
+    """Runs `step` on the caller's memory from `address` to `end`: it gets an address, and returns the next one.
+
+    Raises Unfinished after some MiB, for a range that a program may choose.
+    """
+    at = caller.progress.pop(address, address)
+    pause = at + _TURN
+    while at < end:
+        if at >= pause:
+            caller.progress[address] = at
+            raise Unfinished
+        at = step(at)

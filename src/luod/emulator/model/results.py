@@ -23,6 +23,8 @@ class Waiting(Blocked):
     """
 
     poll: Callable[[], int | None] = lambda: None
+    works: bool = False
+    """Whether `poll` itself is the work, and no event: run it again soon."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,13 @@ class Delayed(Blocked):
     """
 
     poll: Callable[[], Jump | Ending | None] = lambda: None
+
+
+class Unfinished(Exception):
+    """A call has more to do in its caller's memory than others may wait for.
+
+    Answer others, and then make it again with the same `Caller`, which has its progress. It changed nothing yet.
+    """
 
 
 class Panic(Exception):

@@ -11,13 +11,14 @@ import enum
 import errno
 import os
 import select
+from collections import deque
 from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Final, Protocol
 
 from luod.emulator.model.files import DeviceFile, SessionFile
 from luod.emulator.model.kernel import Kernel
 from luod.emulator.model.ports import Errno
-from luod.emulator.model.results import Blocked, Delayed, Ending, Jump
+from luod.emulator.model.results import Blocked, Delayed, Ending, Jump, Unfinished
 from luod.emulator.trap.fuse.server import FuseNode
 from luod.emulator.trap.kexec_state import KexecState
 from luod.emulator.trap.process.caller import KexecFiles, Segments, Surroundings, Thread, status_field
@@ -123,6 +124,7 @@ class Supervisor:
         self._node = FuseNode(fuse, self._device) if fuse is not None else None
         self._stand_in = node
         self._delayed: Delayed | None = None
+        self._unfinished: deque[tuple[Notification, Thread]] = deque()
         self._kexec_state = kexec_state
         # The listener is not in the epoll. Woken by way of an epoll, this process would not stay on the caller's CPU
         # (SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP), and waking another, idle CPU takes longer than the whole call.
@@ -161,6 +163,8 @@ class Supervisor:
                     stopped = self._answer(notification)
                 elif calls & select.POLLHUP:  # every process under the filter is gone
                     self._poll.unregister(self._listener_fd)
+                if self._unfinished:
+                    self._answer(*self._unfinished.popleft())
                 if self._devices is not None:
                     self._devices.settle()
                 if self._delayed is not None:
@@ -176,7 +180,9 @@ class Supervisor:
                 self._epoll.unregister(fd)
 
     def _timeout(self) -> float | None:
-        """Returns the milliseconds after which the devices have work without any event; None: never."""
+        """Returns the milliseconds after which there is work without any event; None: never."""
+        if self._unfinished:
+            return 0
         seconds = None if self._devices is None else self._devices.timeout()
         return None if seconds is None else seconds * 1000
 
@@ -217,9 +223,12 @@ class Supervisor:
             # It is closed by now, and so out of the epoll.
             self._device_fds = self._devices.filenos()
 
-    def _answer(self, notification: Notification) -> Stopped | None:
+    def _answer(self, notification: Notification, thread: Thread | None = None) -> Stopped | None:
+        """Answers a call. `thread` is the caller of an ioctl that continues."""
         try:
-            return self._dispatch(notification)
+            if thread is None:
+                return self._dispatch(notification)
+            self._ioctl_in_turns(notification, thread)
         except Errno as error:
             self._listener.refuse(notification, error.code)
         except OSError as error:
@@ -234,7 +243,7 @@ class Supervisor:
         call = CALLS.get((notification.architecture, notification.number))
         thread = self._thread(notification.tid, notification)
         if call is _IOCTL:
-            self._ioctl(notification, thread)
+            self._ioctl_in_turns(notification, thread)
             return None
         match call:
             case Call.REBOOT:
@@ -259,6 +268,12 @@ class Supervisor:
             case None:
                 self._listener.let_through(notification)
         return None
+
+    def _ioctl_in_turns(self, notification: Notification, thread: Thread) -> None:
+        try:
+            self._ioctl(notification, thread)
+        except Unfinished:
+            self._unfinished.append((notification, thread))
 
     def _ioctl(self, notification: Notification, thread: Thread) -> None:
         fd, command, argument, *_ = notification.arguments

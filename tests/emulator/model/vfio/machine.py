@@ -214,10 +214,7 @@ class Vmm(Process):
         target = self.fds[fd].target
         if not isinstance(target, ModelFile):
             return super().ioctl(fd, command, argument)
-        try:
-            return self.world.vfio.ioctl(target, command, argument, self)
-        except Errno as failure:
-            return -failure.code
+        return self.in_turns(lambda: self.world.vfio.ioctl(target, command, argument, self))
 
     def pread(self, fd: int, offset: int, length: int) -> bytes | int:
         try:

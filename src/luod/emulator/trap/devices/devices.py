@@ -268,6 +268,8 @@ class Devices:
         due = [self._next_look] if self._looking else []
         if self._sleeping:
             due.append(self._next_check)
+        if any(isinstance(blocked, Waiting) and blocked.works for blocked, _ in self._sleeping):
+            return 0
         return max(min(due) - time.monotonic(), 0) if due else None
 
     def _look_from_now_on(self) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luod.emulator.model.ports import PAGE, Errno
-from luod.emulator.model.results import Blocked
+from luod.emulator.model.results import Blocked, Unfinished, Waiting
 from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.model.vfio.ports import DeviceCaller
 from luod.emulator.model.vfio.vfio import Vfio
@@ -91,10 +91,23 @@ class OpenFiles:
 
     def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int | Blocked:
         opened = self._get(handle)
-        try:
-            result = self.model.ioctl(opened.file, command, argument, self._thread(tid))
-        except OSError as error:  # /proc shows nothing of a thread that was killed meanwhile
-            raise refusal(error, errno.ESRCH) from None
+        thread = self._thread(tid)
+
+        def turn() -> int | Blocked | None:
+            try:
+                return self.model.ioctl(opened.file, command, argument, thread)
+            except OSError as error:  # /proc shows nothing of a thread that was killed meanwhile
+                raise refusal(error, errno.ESRCH) from None
+            except Unfinished:
+                return None
+
+        def later() -> int | None:
+            result = turn()
+            return result if isinstance(result, int) else None
+
+        result = turn()
+        if result is None:
+            return Waiting("the caller's memory is read or written", later, works=True)
         if opened.can_be_mapped and not opened.mapped:
             self._note_mapping(opened)
         return result

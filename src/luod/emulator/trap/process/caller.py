@@ -109,6 +109,7 @@ class Thread:
         self._notification = notification
         self._start = 0
         self._window = b""
+        self.progress: dict[int, int] = {}
         self.tid = tid
 
     def identity(self, fd: int) -> Identity | None:

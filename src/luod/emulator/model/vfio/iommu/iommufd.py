@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable
 from typing import Final
 
-from luod.emulator.model.decode import Command, Request, decode
+from luod.emulator.model.decode import Command, Request, decode, in_turns
 from luod.emulator.model.ports import PAGE, Errno, Kind
 from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.model.vfio.iommu import absent, compatible
@@ -302,8 +302,13 @@ class IommufdFile(ModelFile):
         _none(request.integer(1) & ~uapi.IOMMU_HW_INFO_FLAG_INPUT_TYPE or any(request.text(7)))
         self.context.get(request.integer(2), BoundDevice)
         address, end = request.integer(4), request.integer(4) + request.integer(3)
-        for start in range(address, end, _BLOCK):
-            caller.write(start, bytes(min(end - start, _BLOCK)))
+
+        def clear(at: int) -> int:
+            length = min(end - at, _BLOCK)
+            caller.write(at, bytes(length))
+            return at + length
+
+        in_turns(address, end, clear, caller)
         request.answer({3: 0, 5: uapi.IOMMU_HW_INFO_TYPE_NONE, 6: 0, 8: 0})
 
     def _change_process(self, request: Request, caller: DeviceCaller) -> None:
