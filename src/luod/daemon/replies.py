@@ -116,4 +116,7 @@ def update_running(state: RunState) -> UpdateRunning:
     """Returns the refusal of a request that this state of luod does not allow."""
     if state is RunState.STOPPING:
         return UpdateRunning(message="luod is being stopped", hint="try again if luod refuses to stop")
-    return UpdateRunning(message=f"an update is running: {state.value}", hint="wait for it to end")
+    return UpdateRunning(
+        message=f"an update is running: {state.value}",
+        hint="run `luoctl wait --for update`, which ends with it, or `luoctl abort`",
+    )

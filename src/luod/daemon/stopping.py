@@ -42,7 +42,7 @@ class Stopping:
         if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getppid()):
             raise Refused(
                 message="systemd runs luod, and would start it again",
-                hint="systemctl stop luod.service luod.socket luod-admin.socket; its fd store keeps the sessions",
+                hint="run `systemctl stop luod.service luod.socket luod-admin.socket`: systemd then holds the sessions",
             )
         if self._run.busy:
             raise update_running(self._run.state)
@@ -61,7 +61,7 @@ class Stopping:
                 what = ", ".join(alone[:_NAMED]) + more
                 raise Refused(
                     message=f"{doubt or 'only luod has these open, and stopping it loses them'}: {what}",
-                    hint="start their VMMs, or update; `luoctl stop --drop` loses them",
+                    hint="start their VMMs, or update, which carries sessions only; `luoctl stop --drop` loses them",
                 )
             stopped = True
         finally:

@@ -45,7 +45,10 @@ class Work:
         if forward:
             participation = self._sessions.participation
             if participation is not None and participation.updating:
-                raise Busy(message="an update is running", hint="run `luoctl abort`, or wait for it to end")
+                raise Busy(
+                    message="an update is running",
+                    hint="run `luoctl wait --for update`, which ends with it, or `luoctl abort`",
+                )
             self._sessions.being_forwarded += Counter((name,))
         try:
             return await self._sessions.changes.make(name, self._begin(name, check, start, forward))
