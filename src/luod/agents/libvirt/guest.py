@@ -148,7 +148,7 @@ class Domain(CarriedGuest):
     async def _require_running(self, refused: LibvirtFailed) -> None:
         """Looks at a guest that libvirt did not continue. It may run: libvirt refuses to continue a running guest.
 
-        Raises QemuLate: it may be continued later. Raises LibvirtFailed, which is `refused`: it never will be.
+        Raises QemuLate: libvirt was not there. Raises LibvirtFailed, which is `refused`: the guest is paused.
         """
         try:
             if await state.runs(self._monitor):
