@@ -1,8 +1,8 @@
 """The next kernel: loads it, reports whether one is loaded, and starts it.
 
 The module has three system calls and the meaning of their errnos. `luod.image` reads the contents of an image.
-`luod.daemon` decides whether to kexec. Programs on a machine without luod can use this too. All calls need
-CAP_SYS_BOOT.
+`luod.daemon` decides whether to kexec. Programs on a machine without luod can use this too. `load`, `unload` and `jump`
+need CAP_SYS_BOOT.
 """
 
 from __future__ import annotations

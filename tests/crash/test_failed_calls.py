@@ -1,7 +1,7 @@
 """Each call that `luod` makes fails once, by strace(1), while it holds an fd: it lives, and holds the fd.
 
 A serve of the test's own does all that serve does: it stores, asks, removes, says READY, and dies. What it is started
-with next says what keep still holds.
+with next says what the supervisor still holds.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def fails_once(folder: Path, call: str, error: str, number: int) -> bool:
             try:
                 # It is traced from here on: strace itself says nothing of it.
                 traced, status = f"TracerPid:\t{strace.pid}", Path(f"/proc/{keep.process.pid}/status")
-                eventually(lambda: traced in status.read_text() or strace.poll(), describe="keep is traced")
+                eventually(lambda: traced in status.read_text() or strace.poll(), describe="the supervisor is traced")
                 if strace.poll() is not None:
                     assert strace.stderr is not None
                     cannot_run(f"strace: {strace.stderr.read().strip()}")

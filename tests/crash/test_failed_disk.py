@@ -1,4 +1,4 @@
-"""The disk of the state directory is full, keep is killed at each of its calls, and then serve is killed.
+"""The disk of the state directory is full, the supervisor is killed at each of its calls, and then serve is killed.
 
 The fds that luod alone held since are still held. docs/operate.md: the death of a supervisor loses only what luod alone
 had.

@@ -31,7 +31,7 @@ class Row:
 
 
 def in_flight(lived: Lived) -> bool:
-    """Returns whether keep died with the kernel's answer: no other process had the session yet (H6)."""
+    """Returns whether the supervisor died with the kernel's answer: no other process had the session yet (H6)."""
     return ": sendmsg" in lived.killed and bool(lived.notes("retrieving"))
 
 

@@ -55,16 +55,16 @@ class Luod(Host):
         return pid
 
     def serve_pid(self) -> int:
-        """Returns the pid of serve. Waits while keep starts one."""
+        """Returns the pid of serve. Waits while the supervisor starts one."""
         children = f"/proc/{self.keep_pid}/task/{self.keep_pid}/children"
-        return int(eventually(lambda: self.machine.read(children).split(), describe="keep has a serve")[0])
+        return int(eventually(lambda: self.machine.read(children).split(), describe="the supervisor has a serve")[0])
 
     def kill_serve(self) -> None:
-        """Sends SIGKILL to serve; keep starts the next one."""
+        """Sends SIGKILL to serve; the supervisor starts the next one."""
         self.machine.signal(self.serve_pid(), signal.SIGKILL)
 
     def kill_both(self) -> None:
-        """Sends SIGKILL to keep and to serve."""
+        """Sends SIGKILL to the supervisor and to serve."""
         keep, serve = self.keep_pid, self.serve_pid()
         for pid in (keep, serve):
             self.machine.signal(pid, signal.SIGKILL)

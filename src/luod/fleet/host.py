@@ -67,7 +67,7 @@ class EmulatedHost:
             return file.read()
 
     def until_ready(self) -> None:
-        """Waits until all its guests take part in updates. Raises HostLost: it ended, or needs too long."""
+        """Waits until all its guests take part in updates. Raises HostLost: it ended, or takes too long."""
         try:
             eventually(self._reachable, describe=f"{self.setting.name} is reachable", within=_READY_SECONDS)
         except AssertionError as error:

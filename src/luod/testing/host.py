@@ -23,7 +23,7 @@ ADMIN_SOCKET = "/run/luod/admin.sock"
 
 
 class Host:
-    """A machine as a host of VMMs. `keep` is luod's keeper in the boot in which it was started, None before."""
+    """A machine as a host of VMMs. `keep` is luod's supervisor in the boot in which it was started, None before."""
 
     forked = True
     """Whether luod may be a fork of a process that has imported its modules. A test of luod's start sets False."""

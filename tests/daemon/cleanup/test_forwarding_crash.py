@@ -1,7 +1,7 @@
 """serve or the forwarder is killed while a session is preserved again: nothing is lost.
 
 strace kills the forwarder at each of its ioctls on a session, RETRIEVE_FD, FINISH and PRESERVE_FD, whose numbers come
-from a first run without a kill. It kills serve when it writes its registry's file, once keep has the files.
+from a first run without a kill. It kills serve when it writes its registry's file, once the supervisor has the files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def forward(luod: Luod, strace: str, name: str, *how: str) -> str:
     tracer = luod.machine.spawn([strace, "-f", "-qq", *how, "-p", str(serve)])
     until_traced(luod, serve)
     done = luod.luoctl("carry-over", name, check=False)
-    luod.status()  # a serve answers: if one was killed, keep has seen its end, and started another
+    luod.status()  # a serve answers: if one was killed, the supervisor has seen its end, and started another
     who = "nobody" if done.returncode == 0 else "forwarder" if luod.serve_pid() == serve else "serve"
     luod.machine.signal(tracer.pid, signal.SIGTERM)
     tracer.wait()

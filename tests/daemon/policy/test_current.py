@@ -41,7 +41,7 @@ def several_users() -> None:
 
 
 def reload(luod: Luod, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Sends SIGHUP to keep, as systemd does. Returns the status after the reload."""
+    """Sends SIGHUP to the supervisor, as systemd does. Returns the status after the reload."""
     luod.machine.signal(luod.keep_pid, signal.SIGHUP)
 
     def look() -> dict[str, Any] | None:
@@ -216,7 +216,7 @@ def test_discard_when_the_process_that_created_it_ends(with_policy: Callable[[st
             assert states(watcher) == {"outgoing vm": "held"}
         vmm.program.kill()
         until_no_session(watcher)
-    # keep is asked last.
+    # The supervisor is asked last.
     eventually(lambda: len(luod.links(luod.keep_pid)) == held, describe="keep holds no file of the dead")
     watcher.call("create", name="vm", slot="s")
 

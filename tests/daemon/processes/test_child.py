@@ -30,7 +30,7 @@ def child(script: str, **options: Any) -> Iterator[Child]:
 
 
 class Store(dict[str, Fd]):
-    """The part of `luod.daemon.store.fd_store` that `Children` needs, without a keep."""
+    """The part of `luod.daemon.store.fd_store` that `Children` needs, without a supervisor."""
 
     async def store(self, files: dict[str, Fd]) -> None:
         self.update({name: file.duplicate() for name, file in files.items()})

@@ -271,7 +271,7 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("victim", ["serve", "program", "serve and program"])
 def test_a_death_in_the_middle_of_the_call_loses_nothing_that_lives(luod: Luod, victim: str) -> None:
-    """While keep is stopped, serve has the session and no answer."""
+    """While the supervisor is stopped, serve has the session and no answer."""
     python, keep, serve = luod.python(), luod.keep_pid, luod.serve_pid()
     luod.machine.signal(keep, signal.SIGSTOP)
     program = luod.machine.spawn([python.executable, "-c", _ADOPT, SOCKET], env=python.environment, forked=True)
@@ -285,7 +285,7 @@ def test_a_death_in_the_middle_of_the_call_loses_nothing_that_lives(luod: Luod, 
     luod.machine.signal(keep, signal.SIGCONT)
     vmm = luod.vmm()
     if victim == "serve and program":
-        # No process that asked for it is there: no row was written, so the next serve drops what keep had.
+        # No process that asked for it is there: no row was written, so the next serve drops what the supervisor had.
         eventually(lambda: len(sessions_of(luod, luod.keep_pid)) == 1, describe="keep has only luod's own session")
         assert states(vmm) == {}
         eventually(lambda: vmm.can_create(b"qemu") == "OK", describe="the name is free")

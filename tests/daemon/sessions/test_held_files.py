@@ -113,7 +113,7 @@ def test_nothing_is_taken_while_an_update_is_being_checked(luod: Luod) -> None:
     vmm.call("unload")
     keep = luod.keep_pid
     luod.machine.signal(keep, signal.SIGSTOP)
-    # It waits for keep then, and the checks wait for it.
+    # It waits for the supervisor then, and the checks wait for it.
     load = luod.machine.spawn(luoctl(luod, "load", "--kernel", luod.machine.kernel, "--reuse-cmdline"))
     until_loaded(luod)
     # Of two updates one is refused, as soon as the checks of the other have begun.

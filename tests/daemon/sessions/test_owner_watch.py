@@ -108,7 +108,7 @@ def test_the_serve_after_a_killed_one_knows_the_process_that_retrieved_a_session
     vmm.call("retrieve_session", name="vm", slot="s")
     process = luod.luoctl_json("show", "vm")["process"]
     assert process is not None
-    eventually(lambda: watched(luod) > known, describe="keep watches the process")
+    eventually(lambda: watched(luod) > known, describe="the supervisor watches the process")
 
     luod.kill_serve()
 
@@ -118,5 +118,5 @@ def test_the_serve_after_a_killed_one_knows_the_process_that_retrieved_a_session
 
 
 def watched(luod: Luod) -> int:
-    """Returns how many processes keep has an fd of."""
+    """Returns how many processes the supervisor has an fd of."""
     return sum("pidfd" in link for link in luod.links(luod.keep_pid))

@@ -24,7 +24,7 @@ def leave_room(luod: Luod, serve: int, files: int) -> None:
 
 
 def test_a_session_for_which_there_is_no_room_is_refused_and_nobody_notices(luod: Luod) -> None:
-    """It was asked of keep before, got lost on the way, and serve took keep for dead."""
+    """It was asked of the supervisor before, got lost on the way, and serve took that for dead."""
     until_complete(luod)
     vmm, serve = start(luod), luod.serve_pid()
     vmm.call("more", slot="follow", method="io.luod.Updates.Follow", parameters={"name": "one"})

@@ -49,7 +49,7 @@ class Disk(Journal):
 
 
 class Life:
-    """A registry over deaths of serve and keep, with a model: the record, and the last one that is on the disk."""
+    """A registry over deaths of serve and the supervisor, with a model: its record, and the last one on the disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.instances, self.full = folder, 0, False
@@ -58,7 +58,7 @@ class Life:
         self.begin(())
 
     def begin(self, rows: tuple[Row, ...]) -> None:
-        """Begins another instance, as another keep does."""
+        """Begins another instance, as another supervisor does."""
         self.instances += 1
         self.memory.close()
         self.memory = Slots.new()

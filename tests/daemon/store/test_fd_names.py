@@ -1,4 +1,4 @@
-"""The names of keep's fds lead back to the sessions that they belong to."""
+"""The names of the supervisor's fds lead back to the sessions that they belong to."""
 
 from __future__ import annotations
 

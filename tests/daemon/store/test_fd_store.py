@@ -192,7 +192,7 @@ def test_a_file_that_is_dropped_before_keep_has_it_is_in_neither(turns: int) -> 
             await asyncio.sleep(0)
         await store.drop("manifest.vm-1")
         await store.drop("manifest.vm-1")
-        with null() as file:  # everything that was asked of keep is done once this is
+        with null() as file:  # everything that was asked of the supervisor is done once this is
             await store.store({"jump": file})
         assert keep.stored == {"jump"}
 
@@ -369,7 +369,7 @@ def test_many_files_go_in_messages_that_fit() -> None:
 
 
 def test_serve_ends_when_keep_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its fds are other than keep's then."""
+    """Its fds are other than the supervisor's then."""
 
     def fails(*_: object) -> None:
         raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))

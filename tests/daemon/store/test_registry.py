@@ -80,7 +80,7 @@ def end_of(file: Journal) -> int:
 
 
 def begin_again(memory: Slots, file: Journal) -> Registry:
-    """Returns the registry of the next serve under the same keep, as `luod.daemon.store.recovery` begins it."""
+    """Returns the registry of the next serve under the same supervisor, as `luod.daemon.store.recovery` begins it."""
     held, kept = understand(memory.read(), "memory"), understand_file(Journal(file.directory).read(), "file")
     found = believed(held, kept, "some-boot", "one")
     assert found.record is not None

@@ -33,7 +33,7 @@ KEEP = [sys.executable, "-m", "luod.daemon.main"]
 _CAP_SYS_RESOURCE = 24
 
 IDLE = ["/bin/sh", "-c", "exec cat <&3"]
-"""A serve that does nothing, and ends with keep: until the channel is at its end."""
+"""A serve that does nothing, and ends with the supervisor: until the channel is at its end."""
 DEAF = [
     sys.executable,
     "-c",
@@ -84,7 +84,7 @@ its serve becomes, with the channel and the listening sockets from fd 3 on.
 
 @pytest.fixture
 def places(tmp_path: Path) -> dict[str, str]:
-    """Returns the sockets and the state directory of the test's own keep."""
+    """Returns the sockets and the state directory of the test's own supervisor."""
     return {
         "socket": str(tmp_path / "run" / "luod.sock"),
         "admin-socket": str(tmp_path / "run" / "admin.sock"),
@@ -215,7 +215,7 @@ def test_the_first_line_of_the_log_says_which_luod_it_is(start: Start) -> None:
 
 
 def test_a_host_without_room_for_serve_does_not_end_keep(start: Start) -> None:
-    """It would end every session that only keep holds."""
+    """It would end every session that only the supervisor holds."""
     keep = start(*IDLE)
     (started,) = lines_with(keep, "serve-started", 1)
     limits = resource.prlimit(keep.pid, resource.RLIMIT_NOFILE)
@@ -331,7 +331,7 @@ def test_what_a_killed_keep_left_is_replaced(start: Start, places: dict[str, str
 
 
 def test_a_serve_that_does_not_end_is_killed(start: Start) -> None:
-    """It takes keep ten seconds to lose patience."""
+    """It takes the supervisor ten seconds to lose patience."""
     keep = start(*DEAF)
     assert keep.stdout is not None
     assert keep.stdout.readline() == "deaf\n"
@@ -373,7 +373,7 @@ def test_a_serve_killed_while_the_device_is_busy_leaves_no_session(luod: Luod) -
 
 
 def test_while_the_device_stays_busy_the_caller_is_told_so(luod: Luod) -> None:
-    """After keep's patience, ten seconds."""
+    """After the supervisor's patience, ten seconds."""
     holder, vmm = luod.vmm(), luod.vmm()
     holder.open_device()
     refused = vmm.refused("create", name="vm", slot="s")
