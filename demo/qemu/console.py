@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from luod.linux import Resource
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Line:
     text: str
 
 
-class Console:
+class Console(Resource):
     """The guest's end of a console. It reads in a thread until it is closed; use it in `with`."""
 
     def __init__(self, path: Path, tell: Callable[[Line], None] | None = None) -> None:
@@ -95,14 +95,6 @@ class Console:
                 self._lines.append(line)
                 if self._tell is not None:
                     self._tell(line)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def longest_gap(numbers: list[tuple[float, int]]) -> float:

@@ -16,10 +16,10 @@ import json
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from luod.errors import MachineEnded, MachineError, MachineJumped, ProgramFailed
+from luod.linux import Resource
 from luod.testing.channel import Channel
 from luod.testing.conversation import Conversation, Limit
 from luod.testing.waiting import eventually
@@ -47,7 +47,7 @@ class Result:
         return self.stdout.decode("utf-8", "replace").removesuffix("\n")
 
 
-class Machine(abc.ABC):
+class Machine(Resource, abc.ABC):
     """A booted machine. Close it, or use it in `with`. Not thread-safe."""
 
     def __init__(self, channel: Channel, *, timeout: float) -> None:
@@ -226,14 +226,6 @@ class Machine(abc.ABC):
             except MachineError:
                 return False
             return True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @abc.abstractmethod
     def _shut_down(self, patience: float) -> None:
