@@ -98,7 +98,7 @@ def _refuse(progress: Progress) -> None:
         raise Refused(
             f"{names}: {refusals[0].what}",
             hint=f"{refusals[0].remedy}; `luoctl check` shows all findings; --ignore-finding {refusals[0].name} "
-            "updates despite this one",
+            "proceeds despite this one",
         )
 
 

@@ -97,7 +97,7 @@ def refuse(findings: Iterable[Finding]) -> None:
     more = f"; and {listed([each.name for each in others])}" if others else ""
     raise Refused(
         message=f"{first.name}: {first.what}{more}",
-        hint=f"{first.remedy}; `luoctl check` shows all findings; --ignore-finding {first.name} updates despite this "
+        hint=f"{first.remedy}; `luoctl check` shows all findings; --ignore-finding {first.name} proceeds despite this "
         "one",
     )
 
