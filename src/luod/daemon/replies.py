@@ -75,7 +75,7 @@ def not_looked_at(name: str, state: IncomingState, *, broken: bool) -> NoManifes
     )
 
 
-def forwarding(name: str) -> Busy:
+def carrying_over(name: str) -> Busy:
     return Busy(
         message=f"session {name!r} is being carried over to the next kernel",
         hint="it can be retrieved there; `luoctl list` shows its state",

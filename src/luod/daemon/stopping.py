@@ -46,7 +46,7 @@ class Stopping:
             )
         if self._run.busy:
             raise update_running(self._run.state)
-        if self._sessions.being_forwarded:
+        if self._sessions.being_carried_over:
             raise Refused(
                 message="sessions are being carried over", hint="try again when `luoctl list` shows them as held"
             )

@@ -1,4 +1,4 @@
-"""Forwarding: preserves an unclaimed incoming session again, in an outgoing session, for the next kexec.
+"""The carry-over: preserves an unclaimed incoming session again, in an outgoing session, for the next kexec.
 
 `luod.daemon.cleanup.forwarder`, a separate process, does the work. This module makes its order safe: nothing changes
 until the supervisor holds the files. From then on the session is in the state `carrying_over`; if a process dies, the
@@ -59,7 +59,7 @@ class Forwarding:
         self._one = asyncio.Lock()
 
     def take_over(self) -> None:
-        """Continues the forwardings that the previous serve had begun."""
+        """Continues the carry-overs that the previous serve had begun."""
         for row in self._registry.all_incoming:
             if row.state is IncomingState.CARRYING_OVER:
                 task = self._loop.create_task(self._go_on(row))
@@ -81,7 +81,7 @@ class Forwarding:
 
     async def _carry_over(self, name: str) -> str:
         async with self._one:
-            row, incoming = await self._work.begin(name, self.check, forward=True)
+            row, incoming = await self._work.begin(name, self.check, carry_over=True)
             done = False
             try:
                 outcome = await self._carry(row, incoming)
@@ -91,7 +91,7 @@ class Forwarding:
             finally:
                 if not done:
                     await self._fds.drop(protocol.OUTGOING + name)
-                await self._work.end(row, remove=done, forwarded=True)
+                await self._work.end(row, remove=done, carried_over=True)
         if outcome.status == REFUSED_STATUS:
             raise NotCarriedOver(name=name, message=outcome.report, hint="nothing was changed")
         if outcome.failure is not None:
@@ -106,7 +106,7 @@ class Forwarding:
         return outcome.report
 
     def check(self, row: IncomingRow) -> None:
-        """Raises NotCarriedOver or Refused if the session cannot be forwarded now."""
+        """Raises NotCarriedOver or Refused if the session cannot be carried over now."""
         if self._registry.outgoing(row.name) is not None:
             raise errors.SessionExists(
                 name=row.name, message="an outgoing session of this name exists", hint="release it first"

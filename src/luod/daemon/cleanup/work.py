@@ -34,27 +34,27 @@ class Work:
         check: Callable[[IncomingRow], None],
         *,
         start: Callable[[IncomingRow, Fd], None] | None = None,
-        forward: bool = False,
+        carry_over: bool = False,
     ) -> tuple[IncomingRow, Fd]:
         """Returns the incoming session, which is not handed out until `end`, and its fd, which luod keeps. Without
-        `forward` its state becomes DISCARDING. Raises Busy, NoSuchSession and as `check`.
+        `carry_over` its state becomes DISCARDING. Raises Busy, NoSuchSession and as `check`.
 
         `start` starts what does the work, right before the state changes. Its error is raised, and nothing is changed.
-        `forward` blocks the name and excludes updates, which would have to wait for minutes.
+        `carry_over` blocks the name and excludes updates, which would have to wait for minutes.
         """
-        if forward:
+        if carry_over:
             participation = self._sessions.participation
             if participation is not None and participation.updating:
                 raise Busy(
                     message="an update is running",
                     hint="run `luoctl wait --for update`, which ends with it, or `luoctl abort`",
                 )
-            self._sessions.being_forwarded += Counter((name,))
+            self._sessions.being_carried_over += Counter((name,))
         try:
-            return await self._sessions.changes.make(name, self._begin(name, check, start, forward))
+            return await self._sessions.changes.make(name, self._begin(name, check, start, carry_over))
         except BaseException:
-            if forward:
-                self._sessions.being_forwarded -= Counter((name,))
+            if carry_over:
+                self._sessions.being_carried_over -= Counter((name,))
             raise
 
     async def _begin(
@@ -62,9 +62,9 @@ class Work:
         name: str,
         check: Callable[[IncomingRow], None],
         start: Callable[[IncomingRow, Fd], None] | None,
-        forward: bool,
+        carry_over: bool,
     ) -> tuple[IncomingRow, Fd]:
-        if name in self._sessions.working or (name in self._sessions.being_forwarded and not forward):
+        if name in self._sessions.working or (name in self._sessions.being_carried_over and not carry_over):
             raise Busy(message=f"luod already works on session {name!r}", hint="see `luoctl list`")
 
         def checked() -> IncomingRow:
@@ -78,18 +78,18 @@ class Work:
         row = checked()  # the workload may have resumed meanwhile
         if start is not None:
             start(row, fd)
-        if not forward:
+        if not carry_over:
             row = self._registry.become(row, IncomingState.DISCARDING)
         self._sessions.working.add(name)
-        if forward:
+        if carry_over:
             self._sessions.changes.begin()
         return row, fd
 
-    async def end(self, row: Row, *, remove: bool, forwarded: bool = False) -> None:
-        """Ends the work. `remove`: removes the session, which has ended. `forwarded`: as `forward` of `begin`."""
+    async def end(self, row: Row, *, remove: bool, carried_over: bool = False) -> None:
+        """Ends the work. `remove`: removes the session, which has ended. `carried_over`: as `carry_over` of `begin`."""
         if remove:
             await self._sessions.changes.exclusively(row.name, self._sessions.remove(row))
         self._sessions.working.discard(row.name)
-        if forwarded:
-            self._sessions.being_forwarded -= Counter((row.name,))
+        if carried_over:
+            self._sessions.being_carried_over -= Counter((row.name,))
             self._sessions.changes.end()

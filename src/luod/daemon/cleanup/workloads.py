@@ -81,12 +81,12 @@ class Workloads:
             await self._require_closed(row, _FORWARD_INSTEAD)
         rows = self._idle(peer, name)  # again: a process may have retrieved one meanwhile
         names = Counter(row.name for row in rows)
-        # All at once: a VMM that retrieves one session while another is forwarded would get a part of its workload.
-        self._sessions.being_forwarded += names
+        # All at once: a VMM that retrieves one session while another is carried over would get a part of its workload.
+        self._sessions.being_carried_over += names
         try:
             return await self._each(rows, lambda row: self._forwarding.carry_over(peer, row.name))
         finally:
-            self._sessions.being_forwarded -= names
+            self._sessions.being_carried_over -= names
 
     async def give_up(self, peer: Peer, name: str, direction: Direction | None, force: bool) -> GivenUp:
         """Releases all sessions of the workload. Raises Refused if they are in use or the direction is ambiguous."""

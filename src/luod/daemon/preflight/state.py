@@ -63,7 +63,7 @@ def unattended(names: Collection[str]) -> Iterator[Finding]:
 
 
 def undeclared(rows: Iterable[tuple[Row, str]]) -> Iterator[Finding]:
-    """Yields the finding of outgoing sessions with unknown contents. Those of forwarded sessions are known."""
+    """Yields the finding of outgoing sessions with unknown contents. Those that luod carried over are known."""
     outgoing = [row for row, _state in rows if isinstance(row, OutgoingRow)]
     names = [row.name for row in outgoing if row.state is OutgoingState.UNDECLARED]
     if names:

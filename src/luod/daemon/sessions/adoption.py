@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 
-from luod.daemon.replies import forwarding, reaped, resumed, torn
+from luod.daemon.replies import carrying_over, reaped, resumed, torn
 from luod.daemon.sessions.file_kind import is_session
 from luod.daemon.sessions.names import may_use, parsed
 from luod.daemon.store.fd_names import fd_name
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     """Adds an outgoing session, with all checks of Create. The string is the event in the log."""
 
 _AGAIN: dict[IncomingState, Callable[[str], Exception]] = {
-    IncomingState.CARRYING_OVER: forwarding,
+    IncomingState.CARRYING_OVER: carrying_over,
     IncomingState.DISCARDING: reaped,
     IncomingState.TORN: torn,
     IncomingState.RESUMED: resumed,
@@ -59,7 +59,7 @@ class Adopting:
         changes: Changes,
         owners: Owners,
         sparing: Sparing,
-        being_forwarded: Collection[str],
+        being_carried_over: Collection[str],
     ) -> None:
         self._registry = registry
         self._fds = fds
@@ -67,7 +67,7 @@ class Adopting:
         self._changes = changes
         self._owners = owners
         self._sparing = sparing
-        self._being_forwarded = being_forwarded
+        self._being_carried_over = being_carried_over
 
     async def adopt(self, peer: Peer, file: Fd | None, checks: Checks, begin: Begin) -> Adopted:
         """Holds a duplicate of the session `file`, which the caller owns; None for a file that cannot be one.
@@ -124,8 +124,8 @@ class Adopting:
         else:
             if not may_use(peer, row):
                 raise _taken(row.name)
-            if row.name in self._being_forwarded:
-                raise forwarding(row.name)
+            if row.name in self._being_carried_over:
+                raise carrying_over(row.name)
             if (error := _AGAIN.get(row.state)) is not None:
                 raise error(row.name)
             if fd_name(row) not in self._fds:

@@ -65,7 +65,7 @@ def may_use(peer: Peer, row: Row) -> bool:
 
 def counts(row: OutgoingRow) -> bool:
     """Returns whether a session counts towards its owner's limit. Those created while frozen do not, as their creation
-    must not fail; nor do forwarded sessions, which their owner did not create.
+    must not fail; nor do sessions that luod carried over, which their owner did not create.
     """
     return row.generation is None and row.state is not OutgoingState.CARRIED_OVER
 

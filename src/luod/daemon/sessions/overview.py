@@ -30,15 +30,15 @@ _SHOWN: Final[dict[IncomingState, SessionState]] = {
 
 class Overview:
     def __init__(
-        self, holdings: Holdings, owners: Owners, working: Collection[str], forwarded: Collection[str]
+        self, holdings: Holdings, owners: Owners, working: Collection[str], carried_over: Collection[str]
     ) -> None:
-        """`working`, `forwarded`: the present names of sessions on which luod works, and that it carries over."""
+        """`working`, `carried_over`: the present names of sessions on which luod works, and that it carries over."""
         self._registry = holdings.registry
         self._fds = holdings.fds
         self._broken = holdings.broken is not None
         self._owners = owners
         self._working = working
-        self._forwarded = forwarded
+        self._carried_over = carried_over
 
     def rows(self, workload: str | None = None) -> list[tuple[Row, SessionState]]:
         """Returns all sessions, or those of a workload, sorted by name, with their states."""
@@ -50,7 +50,7 @@ class Overview:
             return "held" if fd_name(row) in self._fds else "dropped"
         if self._broken:
             return "lost"
-        if row.name in self._forwarded:
+        if row.name in self._carried_over:
             return "carrying_over"
         if row.state is IncomingState.DISCARDING and row.name in self._working:
             return "discarding"

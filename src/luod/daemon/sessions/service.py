@@ -18,7 +18,7 @@ from luod.daemon.policy.current import Policy
 from luod.daemon.policy.rules import Granted
 from luod.daemon.replies import (
     carried_over,
-    forwarding,
+    carrying_over,
     manifest_not_given,
     no_manifest,
     no_such_session,
@@ -92,9 +92,9 @@ class SessionService:
         self._tasks: set[asyncio.Task[None]] = set()
         self.working: set[str] = set()
         """The names of incoming sessions that `luod.daemon.cleanup.work` has begun with: no program gets them."""
-        self.being_forwarded: Counter[str] = Counter()
+        self.being_carried_over: Counter[str] = Counter()
         """The names of sessions that are carried over, each with the number of works that need it blocked."""
-        self._overview = Overview(holdings, self._owners, self.working, self.being_forwarded)
+        self._overview = Overview(holdings, self._owners, self.working, self.being_carried_over)
         self.claimant_died: Callable[[IncomingRow], None] | None = None
         """A callback for the end of the process that retrieved an incoming session last."""
 
@@ -169,7 +169,7 @@ class SessionService:
         from luod.daemon.sessions.adoption import Adopting  # not on the way to the first session
 
         adopting = Adopting(
-            self._registry, self._fds, self._policy, self.changes, self._owners, self._sparing, self.being_forwarded
+            self._registry, self._fds, self._policy, self.changes, self._owners, self._sparing, self.being_carried_over
         )
         return await adopting.adopt(peer, session, self._checks, self._begin)
 
@@ -255,8 +255,8 @@ class SessionService:
         manifest: Fd | None,
     ) -> Fd:
         name = str(session)
-        if name in self.being_forwarded:
-            raise forwarding(name)
+        if name in self.being_carried_over:
+            raise carrying_over(name)
         if belonging.generation is not None:
             # The update may have ended since the call; from here on its end waits for this change.
             self._belonging(peer, session)
@@ -302,12 +302,12 @@ class SessionService:
             # Not NoSuchSession: its owner would start the guest from the beginning, and end this session for that.
             raise carried_over(name)
         row = self._incoming(peer, name)
-        if row.state is IncomingState.CARRYING_OVER or name in self.being_forwarded:
-            raise forwarding(name)
+        if row.state is IncomingState.CARRYING_OVER or name in self.being_carried_over:
+            raise carrying_over(name)
         if row.state is IncomingState.DISCARDING:
             raise reaped(name)
         if name in self.working:
-            raise forwarding(name)
+            raise carrying_over(name)
         if row.state is IncomingState.TORN:
             raise torn(name)
         if row.state is IncomingState.RESUMED:
@@ -338,7 +338,7 @@ class SessionService:
         if name in self.working:
             raise Busy(message=f"session {name!r} is in use by luod", hint="try again later")
         if outcome == "finished" and row.state is IncomingState.CARRYING_OVER:
-            raise forwarding(name)  # the session is finished, and luod holds the files
+            raise carrying_over(name)  # the session is finished, and luod holds the files
         fd, asked = self._fds.get(fd_name(row)), row.state is not IncomingState.WAITING
         if fd is None and not self._broken and (asked or outcome == "given_up"):
             # The kernel frees its memory only when the session has been retrieved and closed.
@@ -412,8 +412,8 @@ class SessionService:
         await self._let_go(row)
 
     async def _end_parts(self, row: OutgoingRow) -> None:
-        """Ends the forwarded NAME#GENERATION sessions when their NAME, `row`, ends or is replaced: the next kernel may
-        combine the two into one state of the guest (H12). `row` itself is not complete from now on.
+        """Ends the carried-over NAME#GENERATION sessions when their NAME, `row`, ends or is replaced: the next kernel
+        may combine the two into one state of the guest (H12). `row` itself is not complete from now on.
         """
         self._registry.replaced(row)
         for part in self._registry.workload(row.name):

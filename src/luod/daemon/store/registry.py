@@ -125,7 +125,7 @@ class Registry:
         return now
 
     def replaced(self, row: OutgoingRow) -> None:
-        """Marks a forwarded session as undeclared: a new session has replaced it, without the forwarded files."""
+        """Marks a carried-over session as undeclared: a new session has replaced it, without its files."""
         if row.state is OutgoingState.CARRIED_OVER:
             self.replace(row, replace(row, state=OutgoingState.UNDECLARED, kinds=()))
 

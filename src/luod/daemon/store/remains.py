@@ -47,7 +47,7 @@ def asked(row: IncomingRow) -> IncomingRow:
 
 
 def remaining(row: Row) -> Row:
-    """Returns the row after the end of the supervisor: no update runs, and the files of an unfinished forwarding are
+    """Returns the row after the end of the supervisor: no update runs, and the files of an unfinished carry-over are
     lost.
     """
     if row.state is OutgoingState.READY:

@@ -51,7 +51,7 @@ class _Row:
 
 @frozen
 class OutgoingRow(_Row):
-    """A session for the next kernel. It has a generation while that update freezes, or after luod forwarded it.
+    """A session for the next kernel. It has a generation while that update freezes, or after luod carried it over.
     `discard`: it ends with the process that created it.
     """
 

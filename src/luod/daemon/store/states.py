@@ -61,8 +61,9 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     _IN.DISCARDING: frozenset(),
     _IN.CARRYING_OVER: frozenset({_IN.TAKEN, _IN.DISCARDING, _OUT.CARRIED_OVER}),
 }
-"""A session returns to waiting if the kernel refused to retrieve it. The files of a session that is being forwarded are
-lost with the supervisor; if the kernel still has the session, luod retrieves it again."""
+"""A session returns to waiting if the kernel refused to retrieve it. The files of a session that is being carried over
+are lost with the supervisor; if the kernel still has the session, luod retrieves it again.
+"""
 
 
 class ImpossibleTransition(LuodError):

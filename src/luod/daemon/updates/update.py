@@ -170,7 +170,7 @@ class Updater:
             raise InvalidParameter(parameter="deadline")
         if self._broken is not None:
             raise Refused(message=self._broken.message, hint=self._broken.hint)
-        carried = self._sessions.being_forwarded
+        carried = self._sessions.being_carried_over
         if carried and not wishes.dry_run:
             # It takes minutes, and the update could not be cancelled until it ends.
             raise Refused(
