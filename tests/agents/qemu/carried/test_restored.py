@@ -70,18 +70,20 @@ def test_a_unit_starts_a_guest_once_and_continues_it_after_an_update(luod: Luod,
     assert "goes on in this kernel" in launcher.said
 
 
-def test_a_guest_that_its_owner_paused_is_paused_in_the_next_kernel(luod: Luod, tmp_path: Path) -> None:
+def test_a_guest_that_its_owner_paused_is_paused_in_the_next_kernels(luod: Luod, tmp_path: Path) -> None:
+    """QEMU 7.2 would end when it saves a guest that was loaded by `late-block-activate` and has not run."""
     guest = counting_guest(tmp_path)
     monitor = tmp_path / "monitor"
     launcher = run(luod, guest, "-monitor", f"unix:{monitor},server=on,wait=off")
     launcher.counts_on()
     tell(monitor, "stop")
-    luod.load()
-    luod.update()
-    before = guest.assert_nothing_is_lost()
-    luod.start()
-    launcher = restore(luod, guest)
-    assert guest.assert_nothing_is_lost() == before
+    for _ in range(2):
+        luod.load()
+        luod.update()
+        before = guest.assert_nothing_is_lost()
+        luod.start()
+        launcher = restore(luod, guest)
+        assert guest.assert_nothing_is_lost() == before
     tell(monitor, "cont")
     launcher.counts_on()
 
