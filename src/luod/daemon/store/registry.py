@@ -350,7 +350,7 @@ class Registry:
             self.write_file()
 
     async def sync(self) -> None:
-        """Writes the file to the disk, before a kexec or a hook. Raises OSError."""
+        """Writes the file to the disk, before a hook. Raises OSError. No guest may be paused: there is no limit."""
         self.write()
         begun = None
         while begun != self._file.begun or not self._file.open:
