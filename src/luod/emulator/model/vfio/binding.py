@@ -34,6 +34,8 @@ class Drivers:
         """Counts the changes: bindings that were made or undone, functions that came or went."""
         self._around = around
         self._probes = True
+        self._turns: list[object] = []
+        """The removes and rescans that are under way: the first one has pci_rescan_remove_lock, the others wait."""
 
     def _changed(self) -> None:
         self.generation += 1
@@ -156,10 +158,24 @@ class Drivers:
         return _run(function, do())
 
     def remove(self, function: Function) -> int | Blocked:
-        """Unplugs the device, as its file `remove` does, which is gone at once. Waits as an unbind does."""
+        """Unplugs the device, as its file `remove` does, which is gone at once. Waits as an unbind does.
+
+        Other removes and rescans wait for its end.
+        """
         function.remove_written = True
         self._changed()
-        return _run(function, self._unplug(function))
+        return _run(function, self._in_turn(self._unplug(function)))
+
+    def _in_turn(self, steps: Steps) -> Steps:
+        """Runs a remove or a rescan after all that were asked for before."""
+        turn = object()
+        self._turns.append(turn)
+        while self._turns[0] is not turn:
+            yield lambda: self._turns[0] is turn
+        try:
+            return (yield from steps)
+        finally:
+            self._turns.remove(turn)
 
     def _unplug(self, function: Function) -> Steps:
         """Removes the device. Where another request does so already, waits for its end; one that is gone is no error.
@@ -221,7 +237,14 @@ class Drivers:
         return 0
 
     def rescan(self) -> int | Blocked:
-        """Finds removed functions again, except for virtual functions, which `set_virtual` makes."""
+        """Finds removed functions again, except for virtual functions, which `set_virtual` makes.
+
+        Waits for removes and rescans that are under way.
+        """
+        return run("every remove and rescan before has ended", self._in_turn(self._find_removed()))
+
+    def _find_removed(self) -> Steps:
+        yield from ()
         found, self._removed = self._removed, []
         for function in found:
             if function.port is not None:

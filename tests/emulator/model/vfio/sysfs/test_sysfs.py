@@ -501,3 +501,27 @@ def test_no_driver_of_the_kernel_binds_in_a_group_that_a_user_owns() -> None:
     assert root.echo(B, "bus/pci/drivers/nvme/bind") == -EBUSY
     assert not root.exists(f"{DEVICES}/{B}/driver")
     world.switch_off()
+
+
+def test_removes_and_rescans_take_turns() -> None:
+    """What a real kernel does: tests/kernel/test_waiting_rescan.py."""
+    world = power_on(A, B)
+    root = Vmm(world)
+    root.take(A)
+    file = number(root.open_cdev(A))
+    requests = [
+        root.echo("1", f"{DEVICES}/{A}/remove"),
+        root.echo("1", "bus/pci/rescan"),
+        root.echo("1", f"{DEVICES}/{B}/remove"),
+    ]
+    for request in requests:
+        assert isinstance(request, Waiting)
+        assert request.poll() is None
+    assert root.exists(f"{DEVICES}/{B}")
+    root.close(file)
+    for request in requests:
+        assert isinstance(request, Waiting)
+        assert request.poll() == 0
+    assert root.exists(f"{DEVICES}/{A}")
+    assert not root.exists(f"{DEVICES}/{B}")
+    world.switch_off()
