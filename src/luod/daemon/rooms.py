@@ -6,7 +6,7 @@ operator's command after an update. Until then nothing of that is lost, since th
 
 from __future__ import annotations
 
-from luod.daemon.cleanup.forwarding import Forwarding
+from luod.daemon.cleanup.carry_over import CarryOver
 from luod.daemon.cleanup.reaping import Reaping
 from luod.daemon.cleanup.workloads import Workloads
 from luod.daemon.core import Core
@@ -31,7 +31,7 @@ class Rooms:
     def __init__(self, core: Core) -> None:
         holdings, sessions, participants, run, log = core.holdings, core.sessions, core.participants, core.run, core.log
         self.reaping: Final = Reaping(holdings, sessions, core.policy, log)
-        forwarding = Forwarding(holdings, sessions, log)
+        carry_over = CarryOver(holdings, sessions, log)
         hold = holdings.registry.file.hold
         self.recorder: Final = Recorder(core.earlier, core.directory, log, hold, jumping=run.updating)
         self._hooks = Hooks(holdings, core.policy, run, self.reaping.deadline_left, log)
@@ -54,14 +54,14 @@ class Rooms:
             stuck_seconds=core.stuck_seconds,
             failed=core.failed,
         )
-        self.workloads: Final = Workloads(holdings, sessions, participants, self.reaping, forwarding, log)
+        self.workloads: Final = Workloads(holdings, sessions, participants, self.reaping, carry_over, log)
         self.stopping: Final = Stopping(holdings, sessions, run, log)
         self._store_watch = StoreWatch(holdings.fds, sessions, core.policy, run)
         run.watchers.append(lambda: holdings.fds.blackout(lasts=run.is_in(*_PAUSED)))
         holdings.fds.blackout(lasts=run.is_in(*_PAUSED))
         self.updater.take_over()
         self.reaping.take_over()
-        forwarding.take_over()
+        carry_over.take_over()
         self._hooks.take_over()
         core.foreign.begin()
 

@@ -1,6 +1,6 @@
 """luod's own work on incoming sessions: begun in turn with the calls of programs, and exclusive until its end.
 
-What the work is, discarding or carrying over, is in `reaping` and `forwarding`. It changes no row but the state.
+What the work is, discarding or carrying over, is in `reaping` and `carry_over`. It changes no row but the state.
 """
 
 from __future__ import annotations

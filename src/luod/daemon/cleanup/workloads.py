@@ -1,7 +1,7 @@
 """Requests for a whole workload, its sessions NAME and NAME#GENERATION: a partial restore is invalid.
 
 Finds the sessions and checks that all of them are idle before the first is changed. `luod.daemon.cleanup.reaping`,
-`luod.daemon.cleanup.forwarding` and `luod.daemon.sessions.service` act on each session.
+`luod.daemon.cleanup.carry_over` and `luod.daemon.sessions.service` act on each session.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from luod.daemon.cleanup.forwarding import Forwarding
+from luod.daemon.cleanup.carry_over import CarryOver
 from luod.daemon.cleanup.reaping import Reaping
 from luod.daemon.completion import completed
 from luod.daemon.log import Log
@@ -43,7 +43,7 @@ class Workloads:
         sessions: SessionService,
         participants: Participants,
         reaping: Reaping,
-        forwarding: Forwarding,
+        carry_over: CarryOver,
         log: Log,
     ) -> None:
         self._registry: Registry = holdings.registry
@@ -51,7 +51,7 @@ class Workloads:
         self._sessions = sessions
         self._participants = participants
         self._reaping = reaping
-        self._forwarding = forwarding
+        self._carrying = carry_over
         self._log = log
 
     async def discard(self, peer: Peer, name: str, *, force: bool) -> str:
@@ -70,7 +70,7 @@ class Workloads:
         return await self._each(rows, lambda row: self._reaping.discard(peer, row.name, force=force))
 
     async def carry_over(self, peer: Peer, name: str) -> str:
-        """Returns the forwarder's reports. Raises as `Forwarding.carry_over`; no session is begun if one is in use.
+        """Returns the carrier's reports. Raises as `CarryOver.carry_over`; no session is begun if one is in use.
 
         It is completed even if the caller is cancelled, as `discard`.
         """
@@ -84,7 +84,7 @@ class Workloads:
         # All at once: a VMM that retrieves one session while another is carried over would get a part of its workload.
         self._sessions.being_carried_over += names
         try:
-            return await self._each(rows, lambda row: self._forwarding.carry_over(peer, row.name))
+            return await self._each(rows, lambda row: self._carrying.carry_over(peer, row.name))
         finally:
             self._sessions.being_carried_over -= names
 
@@ -139,10 +139,10 @@ class Workloads:
         return [row for row in self._rows(peer, "incoming", name) if isinstance(row, IncomingRow)]
 
     def _idle(self, peer: Peer, name: str) -> list[IncomingRow]:
-        """Returns the sessions of the workload. Raises as `Forwarding.check` and `_require_idle`."""
+        """Returns the sessions of the workload. Raises as `CarryOver.check` and `_require_idle`."""
         rows = self._incoming(peer, name)
         for row in rows:
-            self._forwarding.check(row)
+            self._carrying.check(row)
             self._require_idle(row, _FORWARD_INSTEAD)
         return rows
 

@@ -129,7 +129,7 @@ def test_nothing_is_forwarded_while_an_update_prepares(luod: Luod, arrived: dict
 def test_a_carry_over_is_completed_after_its_operator_left_and_its_vmm_gets_no_part(
     luod: Luod, arrived: dict[str, str]
 ) -> None:
-    """H12: the forwarder preserves memory as complete on which a guest would run."""
+    """H12: the carrier preserves memory as complete on which a guest would run."""
     watcher, vmm = luod.vmm(), luod.vmm()
     keep, serve = luod.keep_pid, luod.serve_pid()
     before = luod.sockets(serve)
@@ -164,13 +164,13 @@ def test_no_update_begins_while_something_is_forwarded(luod: Luod, arrived: dict
     assert states(watcher)["outgoing other"] == "held"
 
 
-def test_a_forwarder_that_cannot_be_started_is_told_and_the_session_can_be_carried_over_again(
+def test_a_carrier_that_cannot_be_started_is_told_and_the_session_can_be_carried_over_again(
     luod: Luod, arrived: dict[str, str]
 ) -> None:
     tracer = refuse_next_fork(luod)
     (answer,) = luod.answers("carry-over", "other")
     assert answer["error"] == "CarryOverFailed"
-    assert "its forwarder could not be started" in answer["message"]
+    assert "its carrier could not be started" in answer["message"]
     assert luod.answers("carry-over", "other")[0]["status"] == 0
     tracer.kill()
 

@@ -1,4 +1,4 @@
-"""The files of a session on their way between forwarders and luod: all of them arrive, or none is used. No machine."""
+"""The files of a session on their way between carriers and luod: all of them arrive, or none is used. No machine."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from luod.daemon.cleanup.forwarder import File, held, look_into, pack
-from luod.daemon.cleanup.forwarding import received
+from luod.daemon.cleanup.carrier import File, held, look_into, pack
+from luod.daemon.cleanup.carry_over import received
 from luod.errors import Refused
 from luod.linux import Fd
 from tests.daemon.free_fds import only
@@ -36,7 +36,7 @@ def _memory(number: int) -> Fd:
     return file
 
 
-def test_the_next_forwarder_finds_every_file_of_the_one_before(packed: Sequence[socket.socket]) -> None:
+def test_the_next_carrier_finds_every_file_of_the_one_before(packed: Sequence[socket.socket]) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         socket.send_fds(theirs, [held(3)], [each.fileno() for each in packed])
@@ -53,12 +53,12 @@ def test_the_next_forwarder_finds_every_file_of_the_one_before(packed: Sequence[
 
 
 def test_a_luod_with_too_few_free_fds_takes_none_of_the_sockets(packed: Sequence[socket.socket]) -> None:
-    """The forwarder would go on, and one after it would preserve a part of the session as all of it."""
+    """The carrier would go on, and one after it would preserve a part of the session as all of it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         socket.send_fds(theirs, [held(3)], [each.fileno() for each in packed])
         before = os.listdir("/proc/self/fd")
-        with only(2), pytest.raises(Refused, match="luod got 2 sockets of the forwarder, which sent 'held 3'"):
+        with only(2), pytest.raises(Refused, match="luod got 2 sockets of the carrier, which sent 'held 3'"):
             received(ours)
         assert os.listdir("/proc/self/fd") == before
 

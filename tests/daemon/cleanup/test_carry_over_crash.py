@@ -1,6 +1,6 @@
-"""serve or the forwarder is killed while a session is preserved again: nothing is lost.
+"""serve or the carrier is killed while a session is preserved again: nothing is lost.
 
-strace kills the forwarder at each of its ioctls on a session, RETRIEVE_FD, FINISH and PRESERVE_FD, whose numbers come
+strace kills the carrier at each of its ioctls on a session, RETRIEVE_FD, FINISH and PRESERVE_FD, whose numbers come
 from a first run without a kill. It kills serve when it writes its registry's file, once the supervisor has the files.
 """
 
@@ -17,7 +17,7 @@ from tests.daemon.host import Luod, states, until_traced
 from tests.daemon.participant import start
 
 MOST: Final = 12
-"""More than the forwarder has ioctls on sessions to make, for one file and a manifest."""
+"""More than the carrier has ioctls on sessions to make, for one file and a manifest."""
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def forward(luod: Luod, strace: str, name: str, *how: str) -> str:
     until_traced(luod, serve)
     done = luod.luoctl("carry-over", name, check=False)
     luod.status()  # a serve answers: if one was killed, the supervisor has seen its end, and started another
-    who = "nobody" if done.returncode == 0 else "forwarder" if luod.serve_pid() == serve else "serve"
+    who = "nobody" if done.returncode == 0 else "carrier" if luod.serve_pid() == serve else "serve"
     luod.machine.signal(tracer.pid, signal.SIGTERM)
     tracer.wait()
     return who
@@ -75,7 +75,7 @@ def test_killed_at_any_ioctl_of_the_work_nothing_is_lost(luod: Luod, strace: str
         while f"outgoing {name}" not in states(watcher):
             luod.luoctl("carry-over", name, check=False)
     assert len(points) >= 5, points
-    assert list(killed.values()) == ["nobody", "serve"] + ["forwarder"] * len(points)
+    assert list(killed.values()) == ["nobody", "serve"] + ["carrier"] * len(points)
     for number in range(len(killed), MOST):
         watcher.call("release_named", name=f"vm{number}", direction="incoming")
 

@@ -1,6 +1,6 @@
 """The carry-over: preserves an unclaimed incoming session again, in an outgoing session, for the next kexec.
 
-`luod.daemon.cleanup.forwarder`, a separate process, does the work. This module makes its order safe: nothing changes
+`luod.daemon.cleanup.carrier`, a separate process, does the work. This module makes its order safe: nothing changes
 until the supervisor holds the files. From then on the session is in the state `carrying_over`; if a process dies, the
 next serve or the operator starts again from those files. At the end one write to the registry makes the incoming row an
 outgoing one.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from luod.daemon.cleanup.forwarder import CARRIED_FD, CONTROL_FD, GO, MOST_SOCKETS, OUTGOING_FD, held
+from luod.daemon.cleanup.carrier import CARRIED_FD, CONTROL_FD, GO, MOST_SOCKETS, OUTGOING_FD, held
 from luod.daemon.cleanup.work import Work
 from luod.daemon.cleanup.worker import REFUSED_STATUS, SESSION_FD, SESSION_NAME
 from luod.daemon.completion import completed
@@ -43,7 +43,7 @@ _UNUSABLE: Final = {
 }
 
 
-class Forwarding:
+class CarryOver:
     """Needs a running loop. `take_over` runs before the first request is answered."""
 
     def __init__(self, holdings: Holdings, sessions: SessionService, log: Log) -> None:
@@ -75,7 +75,7 @@ class Forwarding:
             self._log.error("carry-over-failed", name=row.name, owner=row.owner, reason=error)
 
     async def carry_over(self, peer: Peer, name: str) -> str:
-        """Returns the forwarder's report. Raises NotCarriedOver, CarryOverFailed, NoSuchSession, Refused, Busy."""
+        """Returns the carrier's report. Raises NotCarriedOver, CarryOverFailed, NoSuchSession, Refused, Busy."""
         self._log("carry-over", name=name, uid=peer.uid, pid=peer.pid)
         return await completed(self._carry_over(name))
 
@@ -124,7 +124,7 @@ class Forwarding:
             )
 
     async def _carry(self, row: IncomingRow, incoming: Fd) -> Outcome:
-        """Runs the forwarder until it has preserved the files in an outgoing session, which luod holds, or fails."""
+        """Runs the carrier until it has preserved the files in an outgoing session, which luod holds, or fails."""
         await self._children.end_left(worker_name(row))
         outgoing = await self._create(row)
         try:
@@ -134,12 +134,12 @@ class Forwarding:
         except OSError as error:
             raise CarryOverFailed(
                 name=row.name,
-                message=f"session {row.name!r} was not carried over: its forwarder could not be started: {error}",
+                message=f"session {row.name!r} was not carried over: its carrier could not be started: {error}",
                 hint="nothing is lost; run `luoctl carry-over` again",
             ) from error
 
     async def _run(self, row: IncomingRow, incoming: Fd, outgoing: Fd) -> Outcome:
-        """Raises OSError, KernelRefused: the forwarder could not be started."""
+        """Raises OSError, KernelRefused: the carrier could not be started."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with ours, theirs, incoming.duplicate() as source:
@@ -151,14 +151,14 @@ class Forwarding:
                     await self._fds.drop(carried)
             holding = self._loop.create_task(self._hold(row, ours))
             try:
-                forwarder = Child("luod.daemon.cleanup.forwarder", fds=fds, environment={SESSION_NAME: row.name})
-                return await self._children.run(forwarder, worker_name(row), _SECONDS)
+                carrier = Child("luod.daemon.cleanup.carrier", fds=fds, environment={SESSION_NAME: row.name})
+                return await self._children.run(carrier, worker_name(row), _SECONDS)
             finally:
                 holding.cancel()
                 await asyncio.wait((holding,))
 
     async def _create(self, row: IncomingRow) -> Fd:
-        """Creates the outgoing session. Retries: that of a killed forwarder is closed when the process has ended."""
+        """Creates the outgoing session. Retries: that of a killed carrier is closed when the process has ended."""
         for _ in range(_CLOSING_TRIES):
             try:
                 return await self._fds.create(row.name, None)
@@ -169,7 +169,7 @@ class Forwarding:
         )
 
     async def _hold(self, row: IncomingRow, ours: socket.socket) -> None:
-        """Waits until the forwarder sends the files, has the supervisor hold them, and then lets the forwarder
+        """Waits until the carrier sends the files, has the supervisor hold them, and then lets the carrier
         continue.
         """
         readable = asyncio.Event()
@@ -189,7 +189,7 @@ class Forwarding:
             raise
         except (LuodError, OSError) as error:
             self._log.error("carry-over-failed", name=row.name, owner=row.owner, reason=error)
-            ours.close()  # which ends the forwarder
+            ours.close()  # which ends the carrier
 
     async def _held(self, row: IncomingRow, ours: socket.socket) -> None:
         packed = received(ours)
@@ -210,7 +210,7 @@ class Forwarding:
 
 
 def received(control: socket.socket) -> list[Fd]:
-    """Returns the sockets that the forwarder has sent, which hold the files. The caller owns them.
+    """Returns the sockets that the carrier has sent, which hold the files. The caller owns them.
 
     Raises Refused: some are lost, since this process has no free fd.
     """
@@ -220,7 +220,7 @@ def received(control: socket.socket) -> list[Fd]:
         for reader in packed:
             reader.close()
         raise Refused(
-            message=f"luod got {len(packed)} sockets of the forwarder, which sent {word.decode('ascii', 'replace')!r}",
+            message=f"luod got {len(packed)} sockets of the carrier, which sent {word.decode('ascii', 'replace')!r}",
             hint="raise LimitNOFILE= of luod's unit or `ulimit -Hn`",
         )
     return packed

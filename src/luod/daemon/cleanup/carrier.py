@@ -1,9 +1,9 @@
-"""`python -m luod.daemon.cleanup.forwarder`: carries the files of one incoming session into an outgoing one.
+"""`python -m luod.daemon.cleanup.carrier`: carries the files of one incoming session into an outgoing one.
 
-`luod.daemon.cleanup.forwarding` starts it, as a process of its own that may be killed at any point. A file cannot be
+`luod.daemon.cleanup.carry_over` starts it, as a process of its own that may be killed at any point. A file cannot be
 preserved before the session it came in is finished (docs/hazards.md, H11), and from then on it lives by its fds alone.
 So before FINISH the files are put in the queues of sockets, with their tokens and names, and the supervisor holds
-those; luod confirms it on the control socket. A forwarder that follows a killed one gets the sockets instead, and
+those; luod confirms it on the control socket. A carrier that follows a killed one gets the sockets instead, and
 continues there: it reads the queues without taking files out.
 """
 
@@ -72,7 +72,7 @@ def _forwardable(contents: tuple[Entry, ...] | None, name: str) -> tuple[Entry, 
 
 
 def held(sockets: int) -> bytes:
-    """Returns the word with which the forwarder sends so many sockets: some of them may be lost on the way."""
+    """Returns the word with which the carrier sends so many sockets: some of them may be lost on the way."""
     return b"held %d" % sockets
 
 
