@@ -54,7 +54,7 @@ async def _serve(options: Options, given: Given) -> int:
         if not end.done():
             end.set_result(status)
 
-    def keeper_lost() -> None:
+    def supervisor_lost() -> None:
         log.error("keeper-lost")
         stop(1)
 
@@ -67,7 +67,7 @@ async def _serve(options: Options, given: Given) -> int:
     policy = Policy(options.config, directory, log)
 
     sparing = Sparing(log)
-    store = FdStore(given.channel, given.fds, keeper_lost)
+    store = FdStore(given.channel, given.fds, supervisor_lost)
     try:
         holdings = await take_over(store, directory, log)
     except WrittenByNewer as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from luod.daemon.store.fd_store import Counted, KeeperGone
+from luod.daemon.store.fd_store import Counted, SupervisorGone
 from luod.daemon.systemd.commands import ask, booted, properties
 from luod.static import TYPE_CHECKING, Final
 
@@ -76,7 +76,7 @@ class StoreWatch:
         return self._asking
 
     async def _compare(self) -> None:
-        with contextlib.suppress(KeeperGone):  # serve ends
+        with contextlib.suppress(SupervisorGone):  # serve ends
             before = await self._fds.copies()
             if before.size:
                 said = await asyncio.to_thread(self._show)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from luod.daemon.log import Log
-from luod.daemon.store.fd_store import FdStore, KeeperGone
+from luod.daemon.store.fd_store import FdStore, SupervisorGone
 from luod.daemon.store.journal import Slots
 from luod.daemon.store.journal_file import Journal
 from luod.daemon.store.registry import Registry
@@ -319,7 +319,7 @@ def test_nothing_is_stored_once_keep_is_gone() -> None:
         theirs.close()
         async with asyncio.timeout(10):
             await lost.wait()
-        with pytest.raises(KeeperGone):
+        with pytest.raises(SupervisorGone):
             await store.create("vm-1", lambda: pytest.fail("a row without a session"))
         store.close()
 
@@ -380,7 +380,7 @@ def test_serve_ends_when_keep_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -
         with theirs:
             store = FdStore(ours, {"outgoing.vm-1": null()}, lambda: ended.append("serve"))
             monkeypatch.setattr(framing, "send", fails)
-            with pytest.raises(KeeperGone):
+            with pytest.raises(SupervisorGone):
                 await store.drop("outgoing.vm-1")
             store.close()
         assert ended == ["serve"]

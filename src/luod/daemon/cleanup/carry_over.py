@@ -19,7 +19,7 @@ from luod.daemon.log import Log
 from luod.daemon.processes.child import Child, Children, Outcome
 from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import carried_name, carried_names, worker_name
-from luod.daemon.store.fd_store import KeeperGone
+from luod.daemon.store.fd_store import SupervisorGone
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Registry
 from luod.daemon.store.schema import IncomingRow
@@ -129,7 +129,7 @@ class CarryOver:
         outgoing = await self._create(row)
         try:
             return await self._run(row, incoming, outgoing)
-        except KeeperGone:
+        except SupervisorGone:
             raise
         except OSError as error:
             raise CarryOverFailed(

@@ -20,7 +20,7 @@ from luod.daemon.policy.current import Policy
 from luod.daemon.processes.child import Child, Children, Outcome
 from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.fd_names import worker_name
-from luod.daemon.store.fd_store import KeeperGone
+from luod.daemon.store.fd_store import SupervisorGone
 from luod.daemon.store.recovery import Holdings
 from luod.daemon.store.registry import Change, Registry
 from luod.daemon.store.schema import IncomingRow, Row, now
@@ -177,7 +177,7 @@ class Reaping:
         try:
             await self._children.end_left(worker_name(row))
             return await self._children.run(reaper, worker_name(row), self._policy.settings.reaper_timeout)
-        except KeeperGone:
+        except SupervisorGone:
             raise
         except (LuodError, OSError) as error:
             return Outcome(f"it was not run: {error}", None, late=False, report="")

@@ -74,7 +74,7 @@ class Counted:
     changes: int
 
 
-class KeeperGone(LuodError, ConnectionAbortedError):
+class SupervisorGone(LuodError, ConnectionAbortedError):
     """The channel to the supervisor is closed: no fd can be held any more. serve ends, and a client's call ends with
     its connection, without an answer.
     """
@@ -376,7 +376,7 @@ class FdStore(Mapping[str, Fd]):
             framing.send(self._channel, protocol.encode(*(request.words for request in self._sent)), fds)
         except OSError as error:
             # serve's fds are not the supervisor's any more: what was dropped here is still there.
-            self._end(KeeperGone(f"the supervisor cannot be asked: {error}"))
+            self._end(SupervisorGone(f"the supervisor cannot be asked: {error}"))
 
     def _reserve(self, request: _Request) -> bool:
         """Keeps an fd number free for the session. Returns False: no number is free, and the supervisor is not asked.
@@ -405,7 +405,7 @@ class FdStore(Mapping[str, Fd]):
         except (OSError, ProtocolError):
             message, received = b"", ()
         if not message:
-            self._end(KeeperGone("the supervisor has ended"))
+            self._end(SupervisorGone("the supervisor has ended"))
             return
         answers = protocol.decode(message)
         if "ALL" in answers[0]:
@@ -423,7 +423,7 @@ class FdStore(Mapping[str, Fd]):
                 self._spares.pop().close()
             self._send()
 
-    def _end(self, error: KeeperGone) -> None:
+    def _end(self, error: SupervisorGone) -> None:
         """Ends the work with the supervisor: serve ends, and the next one begins with the supervisor's fds."""
         self._loop.remove_reader(self._channel)
         self._fail(error)

@@ -20,7 +20,7 @@ from luod.daemon.processes.child import ended
 from luod.daemon.replies import too_late, update_running
 from luod.daemon.run_state import Run, RunState
 from luod.daemon.store.fd_names import JUMP, fd_name
-from luod.daemon.store.fd_store import KeeperGone
+from luod.daemon.store.fd_store import SupervisorGone
 from luod.daemon.store.schema import Departure
 from luod.daemon.systemd import commands
 from luod.daemon.updates import early_freeze, stuck_ioctls, times
@@ -386,7 +386,7 @@ class Updater:
         from traceback import extract_tb  # late: only after a defect
 
         error = None if task.cancelled() else task.exception()
-        if error is None or isinstance(error, KeeperGone):  # serve logs KeeperGone and ends
+        if error is None or isinstance(error, SupervisorGone):  # serve logs SupervisorGone and ends
             return None
         where = " ".join(f"{each.name}:{each.lineno}" for each in extract_tb(error.__traceback__))
         self._log.error("bug", method="update", error=repr(error), traceback=where)
