@@ -12,3 +12,4 @@ def test_what_a_process_may_lock(tmp_path_factory: pytest.TempPathFactory, machi
     expected, found = ask_both(tmp_path_factory, machine_python, "locked_memory")
     assert found == expected
     assert "ENOMEM" in expected["an iommufd"]
+    assert len(expected["changes of the process"]) == 12

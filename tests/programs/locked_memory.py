@@ -63,13 +63,13 @@ def unmap_dma(container: int, iova: int, length: int) -> None:
     fcntl.ioctl(container, vfio.VFIO_IOMMU_UNMAP_DMA, layout.pack(layout.size, 0, iova, length))
 
 
-def unprivileged(do: Callable[[], list[str]]) -> list[str]:
-    """Returns what `do` returns in a process of its own, without capabilities and with the limit."""
+def unprivileged(do: Callable[[], list[str]], *, user: int = 1000, limit: int = LIMIT) -> list[str]:
+    """Returns what `do` returns in a process of its own, with the limit, and without capabilities unless it is root."""
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (LIMIT, LIMIT))
-        os.setresgid(1000, 1000, 1000)
-        os.setresuid(1000, 1000, 1000)
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
         os.write(writer, json.dumps(do()).encode())
         os._exit(0)
     os.close(writer)
@@ -107,6 +107,43 @@ def through_a_container(container: int) -> list[str]:
     ]
 
 
+def change(context: int) -> None:
+    call(context, iommufd.IOMMU_IOAS_CHANGE_PROCESS, iommufd.IOAS_CHANGE_PROCESS, 0)
+
+
+def through_changes(context: int, space: int) -> list[list[str]]:
+    """Returns the answers while the memory of user 1000 goes over to user 1001, to root, and to user 1002."""
+
+    def by(user: int, *calls: Callable[[], None], limit: int = LIMIT) -> list[str]:
+        return unprivileged(lambda: [attempt(do) for do in calls], user=user, limit=limit)
+
+    def room(length: int) -> Callable[[], None]:
+        def do() -> None:
+            map_file(context, space, memfd, length, 8 * LIMIT)
+            unmap(context, space, 8 * LIMIT, length)
+
+        return do
+
+    def taken() -> None:
+        change(context)
+
+    half, more = room(HALF), room(HALF + PAGE)
+    return [
+        by(1000, lambda: map_file(context, space, memfd, HALF, 0), half, more),
+        by(1001, taken, limit=HALF - PAGE),
+        by(1000, half, more),
+        by(1001, half, taken, half, more),
+        by(1000, more, room(LIMIT)),
+        by(1001, taken, half, more),
+        by(0, taken, limit=HALF - PAGE),
+        by(0, taken),
+        by(1001, half, more),
+        by(1002, taken, half, more),
+        by(1001, more, room(LIMIT)),
+        by(1002, lambda: unmap(context, space, 0, HALF), room(LIMIT)),
+    ]
+
+
 memory.write(b"x" * len(memory))
 device, context = open_device(address), open_iommufd()
 bind(device, context)
@@ -119,6 +156,13 @@ answers["without a page table"] = unprivileged(
     lambda: [attempt(lambda: map_memory(context, unattached, start, 2 * LIMIT, 0))]
 )
 answers["attach"] = attempt(lambda: attach(device, unattached))
+os.close(device)
+os.close(context)
+device, context = open_device(address), open_iommufd()
+bind(device, context)
+space = ioas(context)
+attach(device, space)
+answers["changes of the process"] = through_changes(context, space)
 os.close(device)
 os.close(context)
 file, container = open_type1(int(group))

@@ -172,8 +172,10 @@ class Vmm(Process):
     def memory(self, address: int, length: int) -> MappableMemory:
         return Pinned(self.world.pinned, self, address, length)
 
-    def locker(self) -> Locker | None:
-        return None if self.memlock is None else Locker(self.uid, id(self), self.memlock)
+    def locker(self, *, exempt: bool = True) -> Locker | None:
+        if self.memlock is None:
+            return None if exempt else Locker(self.uid, id(self), 1 << 64)
+        return Locker(self.uid, id(self), self.memlock)
 
     # The program.
 

@@ -99,6 +99,6 @@ class DeviceCaller(Caller, Protocol):
         """Returns the caller's memory as DMA reaches it."""
         ...
 
-    def locker(self) -> Locker | None:
-        """Returns the limit of the memory that the caller locks; None with CAP_IPC_LOCK."""
+    def locker(self, *, exempt: bool = True) -> Locker | None:
+        """Returns the limit of the memory that the caller locks; None with CAP_IPC_LOCK, if that is `exempt`."""
         ...

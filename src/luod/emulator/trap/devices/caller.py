@@ -105,16 +105,20 @@ class DeviceThread(Thread):
         pid = int(self._status[b"Tgid"])
         return self._devices.memory.of_process(pid, address, length, self._devices.is_ours)
 
-    def locker(self) -> Locker | None:
-        # Not by `capable`: capget(2) takes a tenth of the time of a read of /proc, and this runs in each map.
-        sets = ctypes.create_string_buffer(_CAPABILITY_SETS)
-        linux.syscall("capget", ctypes.create_string_buffer(_CAPABILITY_HEADER.pack(_VERSION_3, self.tid)), sets)
-        namespace = os.stat(f"/proc/{self.tid}/ns/user").st_ino
-        if sets.raw[_CAP_IPC_LOCK // 8] >> _CAP_IPC_LOCK % 8 & 1 and namespace == self._around.user_namespace:
+    def locker(self, *, exempt: bool = True) -> Locker | None:
+        if exempt and self._may_lock_all():
             return None
         status = self._status
         own = int(status.get(b"VmLck", 0)) * 1024
         return Locker(int(status[b"Uid"]), int(status[b"Tgid"]), _locked_limit(self.tid), own)
+
+    def _may_lock_all(self) -> bool:
+        # Not by `capable`: capget(2) takes a tenth of the time of a read of /proc, and this runs in each map.
+        sets = ctypes.create_string_buffer(_CAPABILITY_SETS)
+        linux.syscall("capget", ctypes.create_string_buffer(_CAPABILITY_HEADER.pack(_VERSION_3, self.tid)), sets)
+        namespace = os.stat(f"/proc/{self.tid}/ns/user").st_ino
+        has = sets.raw[_CAP_IPC_LOCK // 8] >> _CAP_IPC_LOCK % 8 & 1
+        return bool(has) and namespace == self._around.user_namespace
 
     @functools.cached_property
     def _status(self) -> dict[bytes, bytes]:

@@ -119,3 +119,19 @@ def test_an_iommufd_that_counts_by_process(world: DeviceWorld, limited: Vmm) -> 
     assert limited.map(iommu, space, RAM, SIZE, 0) == 0
     assert limited.map(iommu, space, RAM, PAGE, SIZE) == -ENOMEM
     assert same.map(iommu, space, RAM, SIZE, SIZE) == SIZE
+
+
+def test_a_change_of_the_process_takes_the_locked_memory_along(world: DeviceWorld, vmm: Vmm) -> None:
+    iommu, space = space_with_page_table(vmm)
+    old, new = limited_process(world, 7), limited_process(world, 8)
+    for process in (old, new):
+        process.fds[iommu] = vmm.fds[iommu]
+    change = iommufd.IOMMU_IOAS_CHANGE_PROCESS, iommufd.IOAS_CHANGE_PROCESS.pack(8, 0)
+    assert old.map_file(iommu, space, old.memfd(bytes(SIZE)), 0, SIZE, 0) == 0
+    new.memlock = SIZE - PAGE
+    assert new.call(iommu, *change) == -ENOMEM
+    assert old.map_file(iommu, space, old.memfd(bytes(SIZE)), 0, PAGE, SIZE) == -ENOMEM
+    new.memlock = SIZE
+    assert new.call(iommu, *change) == 0
+    assert new.map_file(iommu, space, new.memfd(bytes(SIZE)), 0, PAGE, SIZE) == -ENOMEM
+    assert old.map_file(iommu, space, old.memfd(bytes(SIZE)), 0, SIZE, SIZE) == 0

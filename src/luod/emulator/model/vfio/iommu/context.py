@@ -205,6 +205,19 @@ class Context:
         """Returns what memory counts against that `caller` maps."""
         return self._locked.account(caller.locker(), by_process=self.counts_by_process)
 
+    def give_pages_to(self, caller: DeviceCaller) -> None:
+        """Counts all memory that counts against a user as the caller's, whose limit holds even with CAP_IPC_LOCK.
+
+        Raises Errno(ENOMEM): nothing is changed.
+        """
+        account = self._locked.account(caller.locker(exempt=False), by_process=False)
+        every = {area.pages for ioas in self.all(Ioas) for area in ioas.space}
+        moved = [pages for pages in every if pages.account.goes_over_to(account)]
+        if length := sum(pages.locked for pages in moved):
+            account.add(length)
+        for pages in moved:
+            pages.give_to(account)
+
     def get(self, number: int, kind: type[Some]) -> Some:
         """Returns object `number`. Raises Errno(ENOENT) when it does not exist or is not a `kind`."""
         found = self._objects.get(number)

@@ -312,11 +312,16 @@ class IommufdFile(ModelFile):
         request.answer({3: 0, 5: uapi.IOMMU_HW_INFO_TYPE_NONE, 6: 0, 8: 0})
 
     def _change_process(self, request: Request, caller: DeviceCaller) -> None:
-        """Checks for mappings of files only. Raises Errno(EINVAL) with a mapping of a process's memory."""
+        """Lets the caller take over all mappings, and what they have locked.
+
+        Raises Errno: EINVAL with a mapping of a process's memory, ENOMEM beyond the caller's limit.
+        """
         _none(request.integer(1))
         for ioas in self.context.all(Ioas):
             if any(area.pages.file is None for area in ioas.space):
                 raise Errno(errno.EINVAL)
+        if not self.context.counts_by_process:
+            self.context.give_pages_to(caller)
 
     def _fault_queue_alloc(self, request: Request, caller: DeviceCaller) -> None:
         """Makes a fault queue and gives its file. Raises Errno: EOPNOTSUPP, EMFILE, EFAULT."""

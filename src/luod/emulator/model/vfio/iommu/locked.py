@@ -22,20 +22,25 @@ class LockedMemory:
     def account(self, locker: Locker | None, *, by_process: bool) -> Account:
         """Returns what memory of `locker` counts against; None: against nothing."""
         if locker is None:
-            return Account(self._bytes, None, 0)
+            return Account(self._bytes, None, None, 0)
         if by_process:
-            return Account(self._bytes, ("process", locker.process), locker.limit - locker.own)
-        return Account(self._bytes, ("user", locker.user), locker.limit)
+            return Account(self._bytes, ("process", locker.process), locker.process, locker.limit - locker.own)
+        return Account(self._bytes, ("user", locker.user), locker.process, locker.limit)
 
 
 class Account:
     """The account of one user or process, as one mapping sees it."""
 
-    def __init__(self, table: dict[Hashable, int], key: Hashable, limit: int) -> None:
-        """`key` None: nothing is counted. `limit` is in bytes."""
+    def __init__(self, table: dict[Hashable, int], key: Hashable, process: Hashable, limit: int) -> None:
+        """`key` None: nothing is counted. `process` made the mapping. `limit` is in bytes."""
         self._table = table
         self._key = key
+        self._process = process
         self._limit = limit
+
+    def goes_over_to(self, other: Account) -> bool:
+        """Returns whether memory that counts here is counted again when `other` takes it: another process has it."""
+        return self._key is not None and (self._key, self._process) != (other._key, other._process)
 
     def add(self, length: int) -> None:
         """Counts locked bytes. Raises Errno(ENOMEM) beyond the limit."""

@@ -68,23 +68,29 @@ class Pages:
         self.file = file
         self.address = address
         self.writable = writable
-        self._account = account
-        self._locked = 0
+        self.account = account
+        self.locked = 0
+        """The bytes that count in `account`."""
         self._references = 1
 
     def pin(self, *, bars_too: bool = False) -> None:
         """Raises Errno: EFAULT for memory that is not there, ENOMEM for more than the process may lock."""
         self.memory.pin(writable=self.writable, bars_too=bars_too)
-        if not self._locked:
+        if not self.locked:
             length = -(-(self.address % PAGE + self.memory.size) // PAGE) * PAGE
-            self._account.add(length)
-            self._locked = length
+            self.account.add(length)
+            self.locked = length
 
     def unpin(self) -> None:
         """Ends what `pin` did, if it was pinned."""
-        if self._locked:
-            self._account.remove(self._locked)
-            self._locked = 0
+        if self.locked:
+            self.account.remove(self.locked)
+            self.locked = 0
+
+    def give_to(self, account: Account) -> None:
+        """Replaces the account by one in which they count already."""
+        self.account.remove(self.locked)
+        self.account = account
 
     def reference(self) -> Pages:
         self._references += 1
