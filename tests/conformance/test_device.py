@@ -17,10 +17,9 @@ from tests.conformance.voyage import Voyage, across_jumps
 
 DEVICE = "/dev/liveupdate"
 WITH_FUSE = pytest.mark.divergence("test_node_with_epoll_and_fionread", when=FUSE)
-WITHOUT_FUSE = pytest.mark.divergence("test_machine_without_fuse_sees_one_spelling", when=NO_FUSE)
+WITHOUT_FUSE = pytest.mark.divergence("test_machine_without_fuse_has_a_socket", when=NO_FUSE)
 
 
-@WITHOUT_FUSE
 def test_node_is_for_root_alone(caller: Caller) -> None:
     node = caller.ask("stat_path", path=DEVICE)
     assert (stat.S_IMODE(node["mode"]), node["uid"], node["gid"]) == (0o600, 0, 0)
@@ -66,7 +65,6 @@ def test_reopening_through_proc_is_busy(caller: Caller) -> None:
     assert caller.says("reopen", fd="device", flags=os.O_RDWR, slot="second") == "EBUSY"
 
 
-@WITHOUT_FUSE
 def test_second_open_with_o_path(caller: Caller) -> None:
     caller.open_device()
     assert caller.says("open", path=DEVICE, flags=os.O_PATH, slot="second") == "OK"

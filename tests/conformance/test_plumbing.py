@@ -41,7 +41,7 @@ OTHER_TYPES = [
     ("TIOCGWINSZ", 0x5413, "EINVAL", "EINVAL"),
 ]
 DEVICE_NODE = pytest.mark.divergence("test_node_with_epoll_and_fionread", when=FUSE)
-WITHOUT_FUSE = pytest.mark.divergence("test_machine_without_fuse_sees_one_spelling", when=NO_FUSE)
+WITHOUT_FUSE = pytest.mark.divergence("test_machine_without_fuse_has_a_socket", when=NO_FUSE)
 SESSION = pytest.mark.divergence("test_session_with_foreign_ioctls")
 DEVICE_MARKS = {
     "FIONREAD": [DEVICE_NODE, WITHOUT_FUSE],

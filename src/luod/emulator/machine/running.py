@@ -181,7 +181,7 @@ class RunningBoot:
                     number, inode = content["node"]
                     node = (number, inode)
                     why = f" ({content['why']})" if content["why"] else ""
-                    self._tell(f"no FUSE node{why}: opening is trapped, only paths to /dev/liveupdate itself are seen")
+                    self._tell(f"no FUSE node{why}: opening is trapped, with the differences in docs/divergences.md")
             elif "init" in content:
                 self._init, self._init_pid = fds[0], content["init"]
             elif "listener" in content:
