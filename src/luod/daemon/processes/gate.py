@@ -1,4 +1,4 @@
-"""The gate of a child process: it waits at its standard input until keep holds its pidfd.
+"""The gate of a child process: it waits at its standard input until the supervisor holds its pidfd.
 
 So a serve that dies leaves either no child, since that ends at the end of its input, or a child that the next serve can
 end. `luod.daemon.processes.child` is serve's side. `python -m luod.daemon.processes.gate COMMAND…` waits, and becomes

@@ -311,7 +311,7 @@ class Updater:
             if not coordinator.cancelled and reboot is not None:
                 self._run.enter(RunState.FROZEN, update=coordinator.id)
                 await self._sessions.changes.still()
-                # keep's answer comes while the participants are told.
+                # The supervisor answers while the participants are told.
                 await asyncio.gather(self._fds.store({JUMP: reboot.pidfd}), coordinator.announce())
             if not coordinator.cancelled:
                 self._require_certain(coordinator, "jumping", given_up)
