@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from luod.agents.guests import carried, state
+from luod.agents.guests.deadline import in_time
 from luod.agents.guests.monitor import Monitor
 from luod.agents.qemu import command_line, process, programs, record, upgrade
 from luod.agents.qemu.guest import Guest
@@ -82,8 +83,10 @@ def test_a_save_that_is_given_up_pauses_no_guest_that_runs_again(folder: Path, m
         await qemu.qmp.execute("migrate-set-parameters", {"max-bandwidth": 16 << 10})  # so that it takes long
         await qemu.qmp.execute("stop")
         saving = asyncio.ensure_future(guest._save(60))
-        while (await qemu.qmp.execute("query-migrate")).get("status") != "active":
-            await asyncio.sleep(0.01)
+        async with in_time(60, "QEMU did not begin to write"):
+            said = await qemu.qmp.execute("query-migrate")
+            while said.get("status") != "active":
+                said = await qemu.qmp.execute("query-migrate")
         saving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await saving
