@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulator.machine.conftest import PROGRAMS, interpreter
+from tests.emulator.machine.conftest import PROGRAMS, interpreter, without_notice
 
 KINDS = PROGRAMS / "kinds"
 
@@ -46,7 +46,7 @@ def run(run_machine: Callable[..., subprocess.CompletedProcess[str]]) -> Run:
 
     def run(*command: str) -> tuple[int, str, str]:
         done = run_machine(command, timeout=100)
-        return done.returncode, done.stdout, done.stderr
+        return done.returncode, done.stdout, without_notice(done.stderr)
 
     return run
 

@@ -460,6 +460,7 @@ def test_a_process_without_the_capability_locks_no_more_than_its_limit(run_devic
     run_devices(source)
 
 
+@pytest.mark.usefixtures("devices_work")
 def test_any_number_of_mappings_takes_a_few_files_of_the_supervisor() -> None:
     source = """
         from raw_vfio import *
@@ -479,6 +480,7 @@ def test_any_number_of_mappings_takes_a_few_files_of_the_supervisor() -> None:
     assert next(machine, None) is None
 
 
+@pytest.mark.usefixtures("devices_work")
 def test_a_supervisor_without_a_free_fd_fails_calls_and_goes_on() -> None:
     source = """
         from raw_vfio import *
