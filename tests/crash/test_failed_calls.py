@@ -80,7 +80,7 @@ def serve(given):
         os.read(0, 1)
     return 0
 
-log = Log("keep", "debug")
+log = Log("supervisor", "debug")
 with Listening(*sys.argv[1:4], log) as listening:
     Supervisor(listening, serve, log).run()
 """

@@ -67,7 +67,7 @@ def watched(
     systemd: Systemd, body: Callable[[FdStore, StoreWatch], Awaitable[None]], *, may_change: bool = True
 ) -> None:
     """Runs `body` with a watch over a store whose requests are executed as by the supervisor."""
-    log = Log("keep", "error")
+    log = Log("supervisor", "error")
 
     async def main() -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

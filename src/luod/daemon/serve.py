@@ -55,7 +55,7 @@ async def _serve(options: Options, given: Given) -> int:
             end.set_result(status)
 
     def supervisor_lost() -> None:
-        log.error("keeper-lost")
+        log.error("supervisor-lost")
         stop(1)
 
     for number in (signal.SIGTERM, signal.SIGINT):

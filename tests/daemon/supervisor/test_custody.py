@@ -29,7 +29,7 @@ def pid_1(tmp_path: Path) -> Iterator[Pid1]:
 
 @pytest.fixture
 def custody(pid_1: Pid1) -> Custody:
-    return Custody(InitStore(pid_1.manager, 3, "11111111"), Log("keep", "error"))
+    return Custody(InitStore(pid_1.manager, 3, "11111111"), Log("supervisor", "error"))
 
 
 def asked(custody: Custody, **request: str) -> Mapping[str, object]:

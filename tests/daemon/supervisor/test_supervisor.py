@@ -73,7 +73,7 @@ def become(given):
         os.dup2(copy, number)
     os.execv(sys.argv[4], sys.argv[4:])
 
-log = Log("keep", "debug")
+log = Log("supervisor", "debug")
 with Listening(*sys.argv[1:4], log) as listening:
     Supervisor(listening, become, log).run()
 """
@@ -139,7 +139,7 @@ def pid_1(tmp_path: Path) -> Iterator[Pid1]:
 @pytest.fixture
 def supervisor(places: dict[str, str], pid_1: Pid1) -> Iterator[Supervisor]:
     """Yields a supervisor that does not run yet, with copies in PID 1's store."""
-    log = Log("keep", "error")
+    log = Log("supervisor", "error")
     with Listening(places["socket"], places["admin-socket"], places["state-directory"], log) as listening:
         custody = Custody(InitStore(pid_1.manager, 3, "11111111"), log)
         supervisor = Supervisor(listening, lambda given: 0, log, manager=pid_1.manager, custody=custody)
@@ -210,7 +210,7 @@ def test_the_first_line_of_the_log_says_which_luod_it_is(start: Start) -> None:
     assert keep.stderr is not None
     line = keep.stderr.readline()
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    assert f" started version={__version__} keep={keep.pid} serve=" in line
+    assert f" started version={__version__} supervisor={keep.pid} serve=" in line
     assert line.endswith(f" boot_id={boot_id}\n")
 
 

@@ -29,7 +29,7 @@ def run(options: Options, run_serve: Callable[[Given], int], modules: Sequence[s
 
     Raises LuodError, before any change, when there is no /dev/liveupdate or another luod runs.
     """
-    log = Log("keep", options.log_level)
+    log = Log("supervisor", options.log_level)
     limit = open_files.raise_limit()
     if limit < open_files.LEAST:
         raise Refused(

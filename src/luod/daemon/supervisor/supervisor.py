@@ -241,7 +241,7 @@ class Supervisor:
         self._introduced = True
         boot = self.custody.copies.boot_id
         self._log(
-            "started", version=__version__, keep=os.getpid(), serve=serve, fds=len(self.custody.fds), boot_id=boot
+            "started", version=__version__, supervisor=os.getpid(), serve=serve, fds=len(self.custody.fds), boot_id=boot
         )
         if isinstance(self._device, LiveUpdateBusy):
             self._log.warning("device-busy", hint="another process has /dev/liveupdate open")

@@ -30,24 +30,24 @@ _CALL: Final = "systemctl kexec"
 
 def main(supervisor: int) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with Fd(os.pidfd_open(supervisor)) as keeper:
+    with Fd(os.pidfd_open(supervisor)) as pidfd:
         order = gate.wait_for_order()
         if order is None:
             return 0
         if failure := _request(int(order) if order else None):
             reboot_report.write(0, _CALL, failure)
             return 1
-        _wait_for(keeper)
+        _wait_for(pidfd)
     return 0
 
 
-def _wait_for(keeper: Fd) -> None:
+def _wait_for(pidfd: Fd) -> None:
     """Waits until the supervisor has ended, through every failure of poll(2): the end of this process means that no
     kexec follows.
     """
     while True:
         try:
-            if has_ended(keeper, within=60.0):
+            if has_ended(pidfd, within=60.0):
                 return
         except OSError:
             time.sleep(1.0)
