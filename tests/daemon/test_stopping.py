@@ -67,5 +67,5 @@ def test_a_luod_that_is_terminated_names_each_session_that_is_lost_with_it(luod:
     dead.program.kill()
     log = luod.terminate()
     lost = [line for line in log.splitlines() if " session-lost " in line]
-    assert all(" warning keep " in line for line in lost)
+    assert all(" warning supervisor " in line for line in lost)
     assert sorted(line.partition("name=")[2].split()[0] for line in lost) == ["left", "new-left"]
