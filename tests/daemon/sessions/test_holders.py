@@ -6,8 +6,12 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 
-from luod.daemon.sessions.holders import Holders
+import pytest
+
+from luod.daemon.sessions import holders
+from luod.daemon.sessions.holders import Holder, Holders, still_open
 from luod.linux import Fd
 from luod.testing.tools import for_root
 from tests.daemon.free_fds import only
@@ -85,3 +89,33 @@ def test_a_search_that_was_interrupted_answers_no_other_request() -> None:
     """The one that waits for it looks itself: the answer of before is about another moment."""
     for_root("to look into every process")
     assert looked(_INTERRUPTED).split() == ["None", str(os.getpid())]
+
+
+def finding(*found: Holder) -> Callable[[], Awaitable[Holder]]:
+    """Returns a look that finds these, one after the other."""
+    looks = iter(found)
+
+    async def look() -> Holder:
+        return next(looks)
+
+    return look
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holders, "_AGAIN_PAUSES", (0.0, 0.0, 0.0))
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_process_that_is_just_being_started_does_not_have_what_the_one_that_starts_it_has() -> None:
+    assert asyncio.run(still_open(finding(215, 216, None))) is None
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_process_that_has_it_open_in_each_look_is_named() -> None:
+    assert asyncio.run(still_open(finding(215, 215, 215, 215))) == 215
+
+
+@pytest.mark.parametrize("found", [None, "unknown"])
+def test_what_names_no_process_is_looked_for_once(found: Holder) -> None:
+    assert asyncio.run(still_open(finding(found))) == found

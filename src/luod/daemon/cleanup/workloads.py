@@ -13,6 +13,7 @@ from luod.daemon.cleanup.carry_over import CarryOver
 from luod.daemon.cleanup.reaping import Reaping
 from luod.daemon.completion import completed
 from luod.daemon.log import Log
+from luod.daemon.sessions.holders import still_open
 from luod.daemon.sessions.names import may_use
 from luod.daemon.sessions.service import SessionService
 from luod.daemon.store.recovery import Holdings
@@ -160,7 +161,7 @@ class Workloads:
 
     async def _require_closed(self, row: Row, instead: str) -> None:
         """Raises Refused if a process is known to have the session open: the operator decides about what is not."""
-        if isinstance(pid := await self._sessions.open_elsewhere(row), int):
+        if isinstance(pid := await still_open(lambda: self._sessions.open_elsewhere(row)), int):
             raise _in_use(row, f"process {pid} has it open", instead)
 
     async def _each(self, rows: list[IncomingRow], act: Callable[[IncomingRow], Awaitable[str]]) -> str:

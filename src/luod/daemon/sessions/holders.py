@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from functools import cmp_to_key
 
@@ -31,6 +31,10 @@ _CLOSED: Final = (errno.ESRCH, errno.EBADF)
 
 Holder = int | Literal["unknown"] | None
 """The id of a process that has a session open; None if no process has; "unknown" if that cannot be determined."""
+
+
+_AGAIN_PAUSES: Final = (0.05, 0.2, 0.5)
+"""The seconds before each further look of `still_open`."""
 
 
 @frozen
@@ -81,6 +85,21 @@ class Holders:
             copies = {name: opened.enter_context(self._fds[name].duplicate()) for name in sessions}
             found = await asyncio.to_thread(open_elsewhere, copies, os.getppid(), custodian=_PID_1)
         self._found, self._looked, self._began = found, frozenset(copies), began
+
+
+async def still_open(look: Callable[[], Awaitable[Holder]]) -> Holder:
+    """Returns what `look` finds, as `Holders.open_elsewhere`. A process counts if one is also found a moment later.
+
+    A process that is just being started has every file of the one that starts it, until its exec. PID 1, which has all
+    sessions, starts many after a cancelled update.
+    """
+    found = await look()
+    for pause in _AGAIN_PAUSES:
+        if not isinstance(found, int):
+            break
+        await asyncio.sleep(pause)
+        found = await look()
+    return found
 
 
 def open_elsewhere(fds: Mapping[str, Fd], own: int, *, custodian: int | None = None) -> Found:
