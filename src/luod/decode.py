@@ -30,7 +30,8 @@ _SHOWN: Final = 60
 class Misfit(Exception):
     """A value that does not fit its type.
 
-    `path` leads to it, such as `outgoing[3].name`; "" is the whole value. `outermost` is the first part of the path.
+    `path` leads to it, such as `outgoing[3].name`; "" is the whole value. `parts` are those of the path: `outgoing`,
+    `[3]` and `name`.
     `wanted` is str, int, float, bool, list or dict; None: its object has no such member. `given` is the value, or
     ABSENT. `known` are the words or the members, if it had to be one of these.
     """
@@ -38,14 +39,14 @@ class Misfit(Exception):
     def __init__(self, wanted: type | None, given: object, known: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.path = ""
-        self.outermost = ""
+        self.parts: tuple[str, ...] = ()
         self.wanted = wanted
         self.given = given
         self.known = known
 
     def inside(self, where: str) -> Misfit:
         """Returns itself, with the member or `[index]` that contains it in its path."""
-        self.outermost = where
+        self.parts = (where, *self.parts)
         self.path = f"{where}{'' if not self.path or self.path[0] == '[' else '.'}{self.path}"
         return self
 

@@ -327,12 +327,16 @@ class ImageUnreadable(ImageError):
 
 
 class PolicyError(LuodError):
-    """`path` is the file, `member` the wrong part: as `rules[1].uid`, or a line and column; "" for the whole file."""
+    """`path` is the file, `member` the wrong part: as `rules[1].uid`, or a line and column; "" for the whole file.
+
+    `line` is that of the member, if it was looked for.
+    """
 
     hint = "see docs/policy.md"
 
-    def __init__(self, path: str, member: str, message: str, *, hint: str = "") -> None:
-        super().__init__(": ".join(part for part in (path, member) if part) + f": {message}", hint=hint)
+    def __init__(self, path: str, member: str, message: str, *, hint: str = "", line: int | None = None) -> None:
+        where = (path, "" if line is None else f"line {line}", member)
+        super().__init__(": ".join(part for part in where if part) + f": {message}", hint=hint)
         self.path = path
         self.member = member
 

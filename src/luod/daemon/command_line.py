@@ -74,15 +74,17 @@ def options(given: argparse.Namespace) -> Options:
     )
 
 
-def check_config(name: str | None) -> int:
-    """Runs `luod check-config`, and returns its exit status. Raises PolicyError for a wrong file."""
-    from luod.daemon.policy import commands, file
+def check_config(name: str | None) -> list[PolicyError]:
+    """Runs `luod check-config`, and returns the mistakes. Raises PolicyError for a file that cannot be read, or is not
+    TOML.
+    """
+    from luod.daemon.policy import check, file
 
     path = file.DEFAULT_PATH if name is None else name
     try:
-        settings = file.parse(file.read(path), path)
-        commands.require(settings, path)
+        rules, mistakes = check.mistakes(path)
     except FileNotFoundError:
         raise PolicyError(path, "", "does not exist", hint="without it luod uses its defaults") from None
-    print(f"{path}: valid, {len(settings.rules)} {'rule' if len(settings.rules) == 1 else 'rules'}")
-    return 0
+    if not mistakes:
+        print(f"{path}: valid, {rules} {'rule' if rules == 1 else 'rules'}")
+    return mistakes

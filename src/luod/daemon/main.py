@@ -43,9 +43,12 @@ def _parse_and_run(words: Sequence[str]) -> int:
     if given.verb is None:
         return _run(command_line.options(given))
     try:
-        return command_line.check_config(given.file)
+        mistakes = command_line.check_config(given.file)
     except LuodError as error:
         return _failed(error)
+    for mistake in mistakes:
+        _failed(mistake)
+    return 1 if mistakes else 0
 
 
 def import_asyncio() -> None:

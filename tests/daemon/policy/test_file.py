@@ -132,7 +132,7 @@ def test_check_config_says_good_or_what_is_wrong(tmp_path: Path, capsys: pytest.
     assert "valid, 1 rule\n" in capsys.readouterr().out
     file.write_text("[[rules]]\nuid = true\n")
     assert main(["check-config", str(file)]) == 1
-    assert f"{file}: rules[0].uid: is true or false, not a number" in capsys.readouterr().err
+    assert f"{file}: line 2: rules[0].uid: is true or false, not a number" in capsys.readouterr().err
     assert main(["check-config", str(tmp_path / "none")]) == 1
     assert "does not exist" in capsys.readouterr().err
 
@@ -161,16 +161,16 @@ def test_check_config_looks_at_the_commands(tmp_path: Path, capsys: pytest.Captu
         assert main(["check-config", str(path)]) == 1
         return capsys.readouterr().err
 
-    assert f"{member}[0]: {command}: No such file or directory" in said()
+    assert f": {member}[0]: {command}: No such file or directory" in said()
     command.mkdir()
-    assert f"{member}[0]: {command} is not a regular file" in said()
+    assert f": {member}[0]: {command} is not a regular file" in said()
     command.rmdir()
     command.write_text("#!/bin/sh\n")
     command.chmod(0o644)
-    assert f"{member}[0]: {command} cannot be executed" in said()
+    assert f": {member}[0]: {command} cannot be executed" in said()
     command.chmod(0o777)
     found = said()
-    assert f"{member}[0]: {command} can be written by every user" in found
+    assert f": {member}[0]: {command} can be written by every user" in found
     assert f"chmod go-w {command}" in found
     command.chmod(0o755)
     assert main(["check-config", str(path)]) == 0

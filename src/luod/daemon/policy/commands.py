@@ -11,16 +11,14 @@ from collections.abc import Iterator
 
 from luod.daemon import trust
 from luod.daemon.policy.rules import Settings
-from luod.errors import PolicyError
+from luod.static import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from luod.daemon.policy.file import Fault
 
 
-def require(settings: Settings, path: str) -> None:
-    """Raises PolicyError for the first command of the policy at `path` that cannot be run or that others can change."""
-    for member, message, hint in _faults(settings):
-        raise PolicyError(path, f"{member}[0]", message, hint=hint)
-
-
-def _faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
+def faults(settings: Settings) -> Iterator[Fault]:
+    """Yields the commands that cannot be run or that others can change."""
     commands = {
         "reaper": settings.reaper,
         "hooks.before-update": settings.hooks.before_update,
@@ -28,7 +26,7 @@ def _faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
     }
     for member, command in commands.items():
         if command:
-            yield from ((member, message, hint) for message, hint in _fault_of(command[0]))
+            yield from ((f"{member}[0]", message, hint) for message, hint in _fault_of(command[0]))
 
 
 def _fault_of(program: str) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Reads the policy file, and says what is wrong with it: file, member or position, and what was meant.
 
-A pure judgement of a text; what is in force is `luod.daemon.policy.current`. `luod check-config` calls this too.
+A pure judgement of a text; what is in force is `luod.daemon.policy.current`. `luod.daemon.policy.check` names all
+mistakes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from luod.errors import PolicyError
 from luod.static import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     Fault = tuple[str, str, str]
     """A mistake in a policy: member, message and hint."""
@@ -77,15 +78,55 @@ def table(text: bytes, path: str) -> dict[str, Any]:
 
 
 def settings(table: object, path: str) -> Settings:
-    """Returns the settings in the table. Raises PolicyError for a mistake."""
-    try:
-        found = _DECODER(Settings, table)
-    except Misfit as misfit:
-        message, hint = _explained(misfit)
-        raise PolicyError(path, misfit.path, message, hint=hint) from None
-    for member, message, hint in _faults(found):
+    """Returns the settings in the table. Raises PolicyError for the first mistake."""
+    found, faults = judged(table)
+    for member, message, hint in faults:
         raise PolicyError(path, member, message, hint=hint)
     return found
+
+
+def judged(table: object) -> tuple[Settings, list[Fault]]:
+    """Returns the settings, and all mistakes. In `table` each value of a wrong type is replaced by a right one."""
+    faults: list[Fault] = []
+    while True:
+        try:
+            found = _DECODER(Settings, table)
+            return found, [*faults, *_faults(found)]
+        except Misfit as misfit:
+            faults.append((misfit.path, *_explained(misfit)))
+            if not misfit.parts:
+                return Settings(), faults
+            _replace(table, misfit)
+
+
+def _replace(table: Any, misfit: Misfit) -> None:
+    """Removes a member that does not exist, and replaces another by one that has no mistake."""
+    for part in misfit.parts[:-1]:
+        table = table[_key(table, part)]
+    last = misfit.parts[-1]
+    if misfit.wanted is None:
+        del table[last]
+    elif misfit.known:
+        table[last] = misfit.known[0]
+    elif isinstance(table, list) and misfit.wanted is dict:
+        table[_key(table, last)] = {"uid": 0}  # a rule, which needs a condition
+    else:
+        table[_key(table, last)] = _RIGHT[misfit.wanted]()
+
+
+def _key(table: dict[str, Any] | list[Any], part: str) -> Any:
+    """Returns the key, or the index, for a part of a misfit's path."""
+    return int(part[1:-1]) if isinstance(table, list) else part
+
+
+_RIGHT: Final[dict[type, Callable[[], object]]] = {
+    int: lambda: 1,
+    float: lambda: 1.0,
+    bool: lambda: False,
+    str: lambda: "/*",  # may be a command, a pattern of names, of units and of cgroups
+    list: list,
+    dict: dict,
+}
 
 
 _SYNTAX: Final = "the file is TOML: `member = value` a line, text in quotes, rules under [[rules]]"

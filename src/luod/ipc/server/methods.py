@@ -70,7 +70,7 @@ class Method:
         try:
             return self._read(parameters)
         except Misfit as misfit:
-            raise InvalidParameter(parameter=misfit.outermost) from None
+            raise InvalidParameter(parameter=misfit.parts[0] if misfit.parts else "") from None
         finally:
             _files = ()
 
