@@ -74,6 +74,7 @@ FURTHER: Final = (
     "luod.image.loaders",
     "luod.image.initrd",
     "luod.daemon.preflight.devices",
+    "luod.daemon.preflight.manifests",
     "luod.daemon.preflight.running",
     "luod.daemon.preflight.next_kernel",
     "luod.daemon.preflight.facts",

@@ -14,6 +14,7 @@ from luod.testing import Machine, eventually
 from luod.testing.plugin import BootMachine
 from tests.daemon.host import Luod
 from tests.daemon.participant import Participant, begin, file, prepare
+from tests.daemon.preflight.test_check import GOOD, KERNEL, without
 from tests.devices import FIRST, SECOND, boot, set_up
 
 DELETE_MODULE = {"x86_64": 176, "aarch64": 106}.get(platform.machine(), 0)
@@ -105,13 +106,19 @@ def machine(boot_machine: BootMachine) -> Machine:
     return boot(boot_machine, rules="v5", devices=(FIRST, SECOND))
 
 
-def with_device(luod: Luod, *, when: str = "preserved") -> Participant:
-    """Returns a participant whose session "one" holds a device, declared as preserved in the phase `when`."""
+def with_undeclared_device(luod: Luod) -> Participant:
+    """Returns a process that follows updates and declares nothing. Its session "one" holds a device."""
     one = Participant(luod, "one", declare=False, program="workload")
     one.vmm.call("bind_driver", address=FIRST)
     one.vmm.call("open_device", address=FIRST, slot="vfio")
     set_up(one.vmm)
     one.vmm.call("preserve", session="one", file="vfio", token=2, name="nic")
+    return one
+
+
+def with_device(luod: Luod, *, when: str = "preserved") -> Participant:
+    """Returns a participant whose session "one" holds a device, declared as preserved in the phase `when`."""
+    one = with_undeclared_device(luod)
     one.declare(file(1), file(2, size=0, allocated=0, kind="vfio", when=when) | {"name": "nic", "device": FIRST})
     return one
 
@@ -155,6 +162,24 @@ def test_h27_an_update_with_skip_unready_does_not_leave_the_device_of_a_dead_par
     begin_unbind(luod)
     result = luod.luoctl("update", "--skip-unready", check=False)
     assert (result.returncode, b"unbind-pending" in result.stderr) == (4, True)
+
+
+def test_h20_a_device_that_only_a_manifest_names_needs_a_handler_too(luod: Luod) -> None:
+    with_undeclared_device(luod)
+    luod.machine.write(KERNEL, without("vfio-pci"))
+    given = ("--kernel", KERNEL, "--cmdline", GOOD, "--ignore-finding", "contents-undeclared")
+    result = luod.luoctl("update", *given, check=False)
+    assert (result.returncode, b"handler-missing: the next kernel has no handler for vfio-pci" in result.stderr) == (
+        4,
+        True,
+    )
+
+
+def test_h27_a_device_that_only_a_manifest_names_is_looked_at_too(luod: Luod) -> None:
+    with_undeclared_device(luod)
+    luod.load()
+    begin_unbind(luod)
+    assert FIRST in refused(luod)["unbind-pending"]
 
 
 def refused(luod: Luod) -> dict[str, str]:

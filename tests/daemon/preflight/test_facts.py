@@ -23,6 +23,7 @@ from luod.daemon.preflight.facts import (
     Storage,
 )
 from luod.daemon.preflight.findings import NAMES, REFUSALS
+from luod.daemon.preflight.manifests import Listed
 from luod.daemon.preflight.rules import MOMENTS, RULES, Judgement, Rule, judge
 from luod.daemon.preflight.running import Running
 from luod.daemon.store.schema import Doubt, IncomingRow, OutgoingRow
@@ -35,6 +36,7 @@ from luod.image.initrd import Modules
 from luod.ipc.types.admin import Problem
 from luod.ipc.types.updates import DeclaredFile, DeclaredSession
 from luod.kexec import LoadLimits
+from luod.manifest import Entry
 
 if TYPE_CHECKING:
     from luod.daemon.preflight.facts import FactName
@@ -107,6 +109,11 @@ VALUES: dict[FactName, list[Any]] = {
         Devices((Device(None, None),), ("sh (pid 7)",)),
     ],
     "host": [Host(), Host(("active",)), Host(("inactive",))],
+    "manifests": [
+        (),
+        (Listed("vm", (Entry(1, None, "memfd", 4096, 4096, 0x20),), complete=True),),
+        (Listed("vm", (Entry(1, None, "vfio", 0, 0, 0, "0000:01:00.0"),), complete=False),),
+    ],
     "storage": [
         Storage(),
         Storage((Problem("/state", "it is read-only", "remount it"),)),
@@ -186,6 +193,20 @@ def test_a_device_counts_when_its_participant_is_gone() -> None:
     """With --skip-unready an update continues without it, and its session is still preserved."""
     gone = replace(BEST, kernel=VALUES["kernel"][1], sessions=VALUES["sessions"][2])
     assert "handler-missing" in {each.name for each in judge(gone).findings}
+
+
+def test_a_device_in_a_session_that_no_participant_declared_counts_by_its_manifest() -> None:
+    undeclared = replace(BEST, kernel=VALUES["kernel"][1], sessions=VALUES["sessions"][3])
+    assert "handler-missing" not in {each.name for each in judge(undeclared).findings}
+    known = replace(undeclared, manifests=VALUES["manifests"][2])
+    assert "handler-missing" in {each.name for each in judge(known).findings}
+
+
+@pytest.mark.parametrize(("manifest", "unknown"), [(0, True), (1, False), (2, True)])
+def test_an_undeclared_session_whose_files_are_not_all_known_is_named(manifest: int, unknown: bool) -> None:
+    facts = replace(BEST, sessions=VALUES["sessions"][3], manifests=VALUES["manifests"][manifest])
+    (found,) = (each for each in judge(facts).findings if each.name == "contents-undeclared")
+    assert ("does not know all files of vm" in found.why) is unknown
 
 
 def test_docs_design_shows_the_facts_and_the_last_moment_of_every_finding() -> None:

@@ -1,8 +1,8 @@
 """Preflight: observes the facts about the next kernel and the held sessions, and applies the rules to them.
 
 `check` reads the next kernel's files, which takes seconds, in a thread; results are kept by the files' fingerprints.
-`certain` reads no file's content and returns in the same turn of the loop, so that an update can continue before any
-fact changes again.
+`certain` reads no content of files on a disk and returns in the same turn of the loop, so that an update can continue
+before any fact changes again.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ from luod.daemon.preflight.facts import (
     Loading,
     Memory,
     Storage,
+    as_declared,
+    is_undeclared,
     unanswered,
 )
+from luod.daemon.preflight.manifests import ManifestReader
 from luod.daemon.preflight.reading import Reader
 from luod.daemon.preflight.rules import judge
 from luod.daemon.store import state_directory
+from luod.daemon.store.schema import OutgoingRow
 from luod.daemon.systemd import manager
 from luod.errors import Refused
 from luod.frozen import frozen, replace
@@ -35,7 +39,7 @@ from luod.kexec import load_limits
 from luod.static import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence, Sized
+    from collections.abc import Iterable, Mapping, Sequence, Sized
 
     from luod.daemon.preflight.rules import Judgement, Moment
     from luod.daemon.preflight.subject import Subject
@@ -53,6 +57,13 @@ if TYPE_CHECKING:
         @property
         def held(self) -> tuple[str, ...]: ...
         def rows(self) -> list[tuple[Row, SessionState]]: ...
+        @property
+        def manifests(self) -> Manifests: ...
+
+    class Manifests(Protocol):
+        """The manifests that the makers of sessions gave to luod."""
+
+        def read(self, row: Row) -> bytes | None: ...
 
     class Follower(Protocol):
         """A process that follows updates, and the sessions that it declared."""
@@ -101,6 +112,7 @@ class Preflight:
         self._sessions = sessions
         self._participants = participants
         self._reader = Reader()
+        self._manifests = ManifestReader()
         self._lock = asyncio.Lock()
         self._remembered: Judgement | None = None
 
@@ -112,6 +124,7 @@ class Preflight:
         try:
             async with self._lock:
                 read = await asyncio.to_thread(self._reader.read, subject)
+                await asyncio.to_thread(self._manifests.read, self._undeclared(self._sessions.rows()))
                 problems = await asyncio.to_thread(
                     state_directory.problems, self._registry.file, self._registry.file_error
                 )
@@ -130,6 +143,7 @@ class Preflight:
                     memory=Memory(_ROOT),
                     devices=Devices(),
                     host=Host(),
+                    manifests=(),
                     storage=Storage(tuple(problems)),
                     way=way,
                     manager=found,
@@ -175,6 +189,7 @@ class Preflight:
         followers = self._participants.followers
         files = [file for each in followers for session in each.sessions for file in session.files]
         rows = tuple(self._sessions.rows())
+        listed = self._manifests.read(self._undeclared(rows))
         # Finding a process takes longer than everything else here together.
         limited, stoppable = "memory" in needed, "way" in needed and facts.way == "systemd"
         declarations = tuple(
@@ -187,7 +202,10 @@ class Preflight:
             for each in followers
         )
         held = devices.observe(
-            files, _ROOT, preserved=_PRESERVED[moment], undeclared=unanswered(rows, declarations, devices.KINDS)
+            [*files, *(as_declared(file) for each in listed for file in each.files)],
+            _ROOT,
+            preserved=_PRESERVED[moment],
+            undeclared=unanswered(rows, declarations, devices.KINDS),
         )
         return replace(
             facts,
@@ -198,8 +216,15 @@ class Preflight:
             memory=Memory(_ROOT),
             devices=held,
             host=host(_ROOT) if "host" in needed else facts.host,
+            manifests=listed,
             storage=replace(facts.storage, file_error=self._registry.file_error, doubts=self._registry.rest.doubts),
         )
+
+    def _undeclared(self, rows: Iterable[tuple[Row, SessionState]]) -> dict[str, bytes]:
+        """Returns the manifests of the sessions without a declaration, by name."""
+        undeclared = [row for row, _state in rows if isinstance(row, OutgoingRow) and is_undeclared(row)]
+        read = {row.name: self._sessions.manifests.read(row) for row in undeclared}
+        return {name: data for name, data in read.items() if data is not None}
 
 
 def is_current(facts: Facts) -> bool:

@@ -14,6 +14,7 @@ from luod.daemon.store.states import OutgoingState
 from luod.daemon.systemd.manager import NOT_BOOTED, Manager
 from luod.frozen import frozen
 from luod.image.command_line import line
+from luod.ipc.types.updates import DeclaredFile
 from luod.kexec import LoadLimits
 from luod.static import TYPE_CHECKING, Literal
 
@@ -23,13 +24,15 @@ if TYPE_CHECKING:
 
     from luod import image
     from luod.daemon.preflight.devices import Devices
+    from luod.daemon.preflight.manifests import Listed
     from luod.daemon.preflight.running import Running
     from luod.daemon.preflight.subject import Fingerprint
     from luod.image.initrd import Modules
     from luod.ipc.types.admin import Problem
     from luod.ipc.types.phases import Way
     from luod.ipc.types.sessions import SessionState
-    from luod.ipc.types.updates import DeclaredFile, DeclaredSession, When
+    from luod.ipc.types.updates import DeclaredSession, When
+    from luod.manifest import Entry
 
     FactName = Literal[
         "kernel",
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
         "memory",
         "devices",
         "host",
+        "manifests",
         "storage",
         "way",
         "manager",
@@ -154,6 +158,8 @@ class Facts:
     memory: Memory
     devices: Devices
     host: Host
+    manifests: tuple[Listed, ...] = ()
+    """The files of sessions without a declaration, where a manifest lists them."""
     storage: Storage = Storage()
     way: Way = "direct"
     manager: Manager = NOT_BOOTED
@@ -176,16 +182,30 @@ def next_kernel(facts: Facts) -> NextKernel | None:
 
 def kinds(facts: Facts) -> set[str]:
     """Returns the kinds of the preserved files, as declared by participants. A session without a participant counts
-    with its last declaration.
+    with its last declaration, or with its manifest.
     """
-    return set(_declared(facts)) | {kind for row, _state in facts.sessions for kind in row.kinds}
+    return {file.kind for _name, file in files(facts)} | {kind for row, _state in facts.sessions for kind in row.kinds}
 
 
-def _declared(facts: Facts) -> Iterator[str]:
+def files(facts: Facts) -> Iterator[tuple[str, DeclaredFile]]:
+    """Yields the files that are declared by participants or listed in manifests, with the names of their sessions."""
     for declaration in facts.declarations:
         for session in declaration.sessions:
-            for file in session.files:
-                yield file.kind
+            yield from ((session.name, file) for file in session.files)
+    for listed in facts.manifests:
+        yield from ((listed.session, as_declared(file)) for file in listed.files)
+
+
+def as_declared(file: Entry) -> DeclaredFile:
+    """Returns a file of a manifest, which is preserved, as a participant would declare it."""
+    return DeclaredFile(
+        file.token, file.name, file.kind, file.size, file.allocated, file.seals, "preserved", file.device
+    )
+
+
+def is_undeclared(row: OutgoingRow) -> bool:
+    """Returns whether no participant has declared the files of the session."""
+    return row.state is OutgoingState.UNDECLARED
 
 
 def unattended(facts: Facts) -> list[str]:
@@ -203,4 +223,4 @@ def unanswered(
     """
     declared = {session.name for declaration in declarations for session in declaration.sessions}
     rows = (row for row, _state in sessions if isinstance(row, OutgoingRow) and row.name not in declared)
-    return any(any(kind in among for kind in row.kinds) or row.state is OutgoingState.UNDECLARED for row in rows)
+    return any(any(kind in among for kind in row.kinds) or is_undeclared(row) for row in rows)

@@ -9,7 +9,7 @@ equal findings from all present facts. docs/design.md shows this table.
 from __future__ import annotations
 
 from luod.daemon.preflight import devices, limits, next_kernel, state, storage, ways
-from luod.daemon.preflight.facts import Facts, kinds, unattended
+from luod.daemon.preflight.facts import Facts, files, kinds, unattended
 from luod.daemon.preflight.facts import next_kernel as following
 from luod.daemon.preflight.findings import finding
 from luod.frozen import frozen
@@ -120,7 +120,7 @@ RULES: Final[tuple[Rule, ...]] = (
             "flb-format",
             "kind-unknown",
         ),
-        ("kernel", "initrd", "command_line", "running", "sessions", "declarations"),
+        ("kernel", "initrd", "command_line", "running", "sessions", "declarations", "manifests"),
         "jumping",
         _formats,
     ),
@@ -153,8 +153,18 @@ RULES: Final[tuple[Rule, ...]] = (
         "jumping",
         lambda facts: state.unattended(unattended(facts)),
     ),
-    Rule(("contents-undeclared",), ("sessions",), "jumping", lambda facts: state.undeclared(facts.sessions)),
-    Rule(("sealed-memory",), ("declarations",), "jumping", lambda facts: state.seals(facts.declarations)),
+    Rule(
+        ("contents-undeclared",),
+        ("sessions", "manifests"),
+        "jumping",
+        lambda facts: state.undeclared(facts.sessions, facts.manifests),
+    ),
+    Rule(
+        ("sealed-memory",),
+        ("declarations", "manifests"),
+        "jumping",
+        lambda facts: state.seals(files(facts)),
+    ),
     # Applied until the request only: later a part is preserved already. luod.daemon.updates.coordinator checks the rest
     # before each grant, and before guests are frozen.
     Rule(

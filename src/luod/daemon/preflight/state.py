@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from luod import memory
 from luod.daemon import memory_grants
+from luod.daemon.preflight.facts import is_undeclared
 from luod.daemon.preflight.findings import finding, listed
 from luod.daemon.store.schema import IncomingRow, OutgoingRow, Row
-from luod.daemon.store.states import OutgoingState
 from luod.errors import NotEnoughMemory
 from luod.static import TYPE_CHECKING, Final
 from luod.uapi.memfd import F_SEAL_EXEC
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from luod.daemon.preflight.facts import Declaration
+    from luod.daemon.preflight.manifests import Listed
     from luod.ipc.types.admin import Finding
     from luod.ipc.types.updates import DeclaredFile
 
@@ -62,26 +63,30 @@ def unattended(names: Collection[str]) -> Iterator[Finding]:
         )
 
 
-def undeclared(rows: Iterable[tuple[Row, str]]) -> Iterator[Finding]:
-    """Yields the finding of outgoing sessions with unknown contents. Those that luod carried over are known."""
-    outgoing = [row for row, _state in rows if isinstance(row, OutgoingRow)]
-    names = [row.name for row in outgoing if row.state is OutgoingState.UNDECLARED]
+def undeclared(rows: Iterable[tuple[Row, str]], manifests: Iterable[Listed]) -> Iterator[Finding]:
+    """Yields the finding of outgoing sessions without a declaration. Those that luod carried over are known."""
+    names = [row.name for row, _state in rows if isinstance(row, OutgoingRow) and is_undeclared(row)]
+    unknown = set(names) - {each.session for each in manifests if each.complete}
     if names:
         yield finding(
             "contents-undeclared",
             f"sessions without a participant: contents not declared: {listed(names)}",
-            "luod cannot check whether the next kernel can restore them, and their memory may change until the kexec, "
-            "which makes it inconsistent",
+            "their memory may change until the kexec, which makes it inconsistent"
+            + (
+                f"; luod does not know all files of {listed(unknown)}, and one file without a handler in the next "
+                "kernel loses every session of this machine"
+                if unknown
+                else ""
+            ),
             "let their workloads take part in updates (docs/updates.md), or release the sessions",
         )
 
 
-def seals(declarations: Iterable[Declaration]) -> Iterator[Finding]:
+def seals(files: Iterable[tuple[str, DeclaredFile]]) -> Iterator[Finding]:
+    """Yields the finding of sealed memory. `files` come with the names of their sessions."""
     sealed = {
-        f"{session.name} ({file.name or file.token})"
-        for declaration in declarations
-        for session in declaration.sessions
-        for file in session.files
+        f"{session} ({file.name or file.token})"
+        for session, file in files
         if file.kind == "memfd" and file.seals & F_SEAL_EXEC
     }
     if sealed:

@@ -1,8 +1,9 @@
 """Duplicates of the manifests of outgoing sessions, which cannot be read from the sessions: their makers pass them to
 luod.
 
-luod never reads them: a user of the session gets the memfd, and reads it itself. The supervisor holds them too, so that
-they outlive serve. The loss of one does no harm to the session.
+A user of the session gets the memfd, and reads it itself. luod reads one only for a session without a participant, to
+check an update (`luod.daemon.preflight.manifests`). The supervisor holds them too, so that they outlive serve. The loss
+of one does no harm to the session.
 """
 
 from __future__ import annotations
@@ -51,6 +52,18 @@ class Manifests:
         """Returns a duplicate that the caller owns; None without a manifest."""
         file = self._fds.get(manifest_name(row))
         return None if file is None or row.direction != "outgoing" else file.duplicate()
+
+    def read(self, row: Row) -> bytes | None:
+        """Returns what the first part says now, without the zeros behind; None without a manifest. Does not block: it
+        is a memfd.
+        """
+        file = self._fds.get(manifest_name(row))
+        if file is None:
+            return None
+        try:
+            return os.pread(file.fileno(), PART_SIZE, 0).rstrip(b"\0")
+        except OSError:
+            return None
 
     async def drop(self, row: Row) -> None:
         if row.direction == "outgoing":

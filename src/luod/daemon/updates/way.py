@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from luod.ipc.types.phases import Way
 
-_DEVICES: Final = frozenset({"vfio", "iommufd"})
+_DEVICES: Final = frozenset({"vfio", "vfio-pci", "iommufd"})
 
 
 def choose(asked: Way | None, policy: Way, *, kinds: Collection[str], booted: bool) -> Way:

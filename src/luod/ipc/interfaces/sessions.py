@@ -121,7 +121,7 @@ class Sessions(Interface, name=SESSIONS):
         """Creates an outgoing session. luod holds a copy of it before this is answered.
 
         manifest_fd: the memfd that the caller will preserve as its manifest (docs/manifest.md), of which luod keeps a
-        duplicate for Manifest. luod does not read it.
+        duplicate for Manifest. luod reads it only to check an update of a session without a participant.
 
         A session NAME#NUMBER is created while update NUMBER freezes, and belongs to the owner of NAME.
 
