@@ -165,7 +165,37 @@ def test_a_server_that_does_not_answer_is_an_error_after_the_time_for_one_reques
         lock(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.05).ask("pre-reboot")
 
 
-@pytest.mark.parametrize("url", ["lock.example.org", "ftp://lock", "http://", "http://lock/?a=1", "http://lock/#a", ""])
+def test_a_server_that_stops_in_the_middle_of_a_refusal_is_one_that_did_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        accepted: list[socket.socket] = []
+
+        def begin() -> None:
+            accepted.append(listening.accept()[0])
+            accepted[0].sendall(b"HTTP/1.1 409 Conflict\r\nContent-Length: 100\r\n\r\n{")
+
+        thread = threading.Thread(target=begin)
+        thread.start()
+        with pytest.raises(FleetLockError, match="timed out"):
+            lock(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=0.5).ask("pre-reboot")
+        thread.join()
+        accepted[0].close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "lock.example.org",
+        "ftp://lock",
+        "http://",
+        "http://lock/?a=1",
+        "http://lock/#a",
+        "",
+        "http://[::1",
+        "http://lock:port",
+        "http://lock:99999",
+        "http://lock/\u00e4",
+    ],
+)
 def test_a_url_that_is_not_of_a_server_is_refused(url: str) -> None:
     with pytest.raises(BadInput):
         lock(url)

@@ -41,8 +41,12 @@ class FleetLock:
 
     def __init__(self, url: str, *, group: str, id: str, timeout: float) -> None:
         """`url` is the base, without `/v1/…`. `timeout` is in seconds, of one request. Raises BadInput."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isascii()
+        except ValueError:  # of a port or an address of IPv6
+            usable = False
+        if not usable:
             raise BadInput(f"{url!r} is not the URL of a lock server", hint="give one such as https://lock.example.org")
         if parts.query or parts.fragment:
             raise BadInput(f"{url!r} has a query or a fragment", hint="give the base of the lock server's addresses")
@@ -66,17 +70,22 @@ class FleetLock:
             method="POST",
         )
         try:
-            with urllib.request.build_opener(_NoRedirect).open(request, timeout=self._timeout) as answer:
-                status, body = answer.status, answer.read(_MOST_BYTES)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise FleetLockRefused(f"{self._url}: {_reason(error.code, error.read(_MOST_BYTES))}") from None
+            status, body = self._answer(request)
         except (OSError, HTTPException) as error:
             why = getattr(error, "reason", error)  # that of a URLError is often an OSError, with a number
             told = getattr(why, "strerror", None) or why
             raise FleetLockError(f"{self._url}: {told or type(error).__name__}") from None
         if status != 200:
             raise FleetLockRefused(f"{self._url}: {_reason(status, body)}")
+
+    def _answer(self, request: urllib.request.Request) -> tuple[int, bytes]:
+        """Returns the HTTP status of the answer, and its body. Raises OSError, HTTPException."""
+        try:
+            answer = urllib.request.build_opener(_NoRedirect).open(request, timeout=self._timeout)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            return answer.status, answer.read(_MOST_BYTES)
 
 
 def _reason(status: int, body: bytes) -> str:
