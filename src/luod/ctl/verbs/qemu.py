@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from luod.arguments import Parser
 from luod.ctl import guests
-from luod.ctl.output import Output
+from luod.ctl.output import Output, escaped
 from luod.errors import QemuRefusal
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def _upgrade(given: Namespace, output: Output) -> int:
     if output.json:
         output.object({"name": given.name, **encode(done)})
     else:
-        output.line(f"{given.name} goes on with QEMU {done.version} ({done.way})")
+        version, way = escaped(done.version), escaped(done.way)
+        output.line(f"{escaped(given.name)} goes on with QEMU {version} ({way})")
     return 0
 
 

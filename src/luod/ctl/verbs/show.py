@@ -7,7 +7,7 @@ luod's fd of the session. A session that waits in the kernel is not retrieved (H
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from luod.arguments import Parser
 from luod.ctl.exits import Exit
@@ -23,6 +23,8 @@ SUMMARY = "show a session and its files"
 DESCRIPTION = "Shows a session and, where its manifest is known, its files. Nothing is retrieved from the kernel."
 
 Files = tuple["Entry", ...] | None
+_NAME_MAX: Final = 40
+"""Characters of a member of `about` as text: the values are aligned by the longest name."""
 
 
 def arguments(parser: Parser) -> None:
@@ -50,11 +52,30 @@ def _manifest(client: Client, session: Description) -> tuple[Files, dict[str, An
     try:
         files, complete = client.manifest(session.name, direction=session.direction)
         about = client.about(session.name, direction=session.direction)
-        return files, about, None if complete else "the manifest is incomplete: there are more files"
     except NoManifest as error:
         return None, {}, f"{error.message}; {error.hint}"
     except LuodError as error:
         return None, {}, f"the manifest cannot be read: {error.message}"
+    if not _is_json(about):
+        return files, {}, "what the program says about its workload is not JSON"
+    return files, about, None if complete else "the manifest is incomplete: there are more files"
+
+
+def _is_json(about: dict[str, Any]) -> bool:
+    """Returns whether it can be written as JSON: Python reads infinite numbers, and other programs do not."""
+    import json
+
+    try:
+        json.dumps(about, allow_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _named(member: str) -> str:
+    """Returns the name for a member of `about`, which must not be taken for luod's own words."""
+    name = f"about.{escaped(member)}"
+    return name if len(name) <= _NAME_MAX else name[: _NAME_MAX - 1] + "…"
 
 
 def _said(value: object) -> str:
@@ -88,8 +109,8 @@ def _show(session: Description, files: Files, about: dict[str, Any], note: str |
     if session.bytes:
         phases = f"preparing {session.preparing_seconds:.3f} s, freezing {session.freezing_seconds:.3f} s"
         facts += [("declared", size(session.bytes)), *([("ready", phases)] if session.update else [])]
-    facts += [(str(name), _said(value)) for name, value in about.items()]
     facts += [("note", note)] if note else []
+    facts += [(_named(name), _said(value)) for name, value in about.items()]
     output.facts([(name, escaped(value)) for name, value in facts])
     if files is not None:
         rows = [
