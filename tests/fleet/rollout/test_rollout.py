@@ -95,9 +95,7 @@ def test_an_update_whose_answer_is_lost_with_the_connection_is_found_and_awaited
 def test_a_host_that_does_not_say_whether_it_began_keeps_its_slot(
     rehearse: Rehearse, server: Server, scratch: Path
 ) -> None:
-    silent = scratch / "luoctl-that-does-not-tell"
-    silent.write_text('#!/bin/sh\ncase "$*" in *timeline*) exit 3;; esac\nexec luoctl "$@"\n')
-    silent.chmod(0o755)
+    silent = stand_in(scratch, "*timeline*) exit 3")
     lock = ("-e", f"live_update_lock_url={server.url}", "-e", f"live_update_luoctl={silent}")
     limits = ("-e", '{"live_update_wait_seconds": 15, "live_update_attempt_seconds": 5}')
 
@@ -107,6 +105,37 @@ def test_a_host_that_does_not_say_whether_it_began_keeps_its_slot(
     assert report.hosts[0].boots == 2, "it is in the next kernel"
     assert "Require that luod answered" in said
     assert len(server.holder) == 1
+
+
+def test_a_kernel_that_could_not_take_over_ends_the_wait_at_once(rehearse: Rehearse, scratch: Path) -> None:
+    """The answer of the update is lost, so the role asks which one it was."""
+    broken = stand_in(scratch, "*wait*ready*) echo 'luoctl: could not take over' >&2; exit 10")
+
+    report, said = rehearse(1, {"h1": "slow-link"}, more=("-e", f"live_update_luoctl={broken}"))
+
+    assert report.status != 0, said
+    assert report.hosts[0].reason == "Require that luod answered: luoctl: could not take over"
+    assert said.count("Wait until luod answers") == 1
+
+
+def test_another_update_of_the_host_is_left_alone(rehearse: Rehearse, server: Server, scratch: Path) -> None:
+    undone = scratch / "undone"
+    busy = stand_in(scratch, "*load*kernel*) exit 6", f'*abort*|*unload*|*give*) echo "$*" >>{undone}; exit 4')
+    lock = ("-e", f"live_update_lock_url={server.url}", "-e", f"live_update_luoctl={busy}")
+
+    report, said = rehearse(1, None, "--share-network", more=lock)
+
+    assert (report.status != 0, standings(report)) == (True, ["refused"]), said
+    assert not undone.exists(), undone.read_text()
+    assert len(server.holder) == 1
+
+
+def stand_in(scratch: Path, *cases: str) -> Path:
+    """Returns a luoctl that answers these cases of its arguments itself, in the language of sh."""
+    program = scratch / "luoctl-stand-in"
+    program.write_text(f'#!/bin/sh\ncase "$*" in {";; ".join(cases)};; esac\nexec luoctl "$@"\n')
+    program.chmod(0o755)
+    return program
 
 
 def test_a_second_update_of_a_run_that_fails_gives_its_slot_back(
