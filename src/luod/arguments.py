@@ -115,8 +115,11 @@ def seconds(word: str) -> float:
 def report(program: str, message: str, *, usage: str = "", hint: str = "", prefix: str = "") -> None:
     """Prints an error to standard error: the message, the usage line and the hint, each on a line of its own.
 
-    Does nothing where standard error cannot be written, such as a pipe without a reader: the exit status tells.
+    Does nothing where standard error is closed or cannot be written, such as a pipe without a reader: the exit status
+    tells.
     """
+    if sys.stderr is None:
+        return  # print would take standard output, where programs expect JSON
     lines = [f"{program}: {message}", usage, f"hint: {hint}" if hint else ""]
     try:
         print("\n".join(prefix + line for line in lines if line), file=sys.stderr, flush=True)

@@ -20,7 +20,8 @@ import pytest
 
 from luod.ctl.exits import MEANINGS, Exit
 from luod.ctl.main import main
-from luod.ctl.output import escaped
+from luod.ctl.output import escaped, size
+from luod.testing.tools import for_root
 from tests.impostor import Answer, Impostor, reply
 
 LUOCTL: Final = [sys.executable, "-m", "luod.ctl.main"]
@@ -258,7 +259,7 @@ def test_status_as_text_and_as_json(tmp_path: Path) -> None:
             "participants",
             "way",
             "restart",
-            "held",
+            "stashed",
             "deadline",
             "stuck",
             "policy",
@@ -381,7 +382,7 @@ def test_no_such_session_has_a_status_of_its_own(tmp_path: Path) -> None:
 
 
 ENDINGS: Final[dict[str, tuple[list[bytes], int, str | None]]] = {
-    "it jumps": ([reply({"state": "jumping"}, continues=True)], 0, None),
+    "systemd does the kexec": ([reply({"state": "jumping", "way": "systemd"}, continues=True)], 0, None),
     "it jumps, and says so last": ([reply({"state": "jumping"})], 0, None),
     "luod dies before it jumps": ([reply({"state": "preparing"}, continues=True)], 3, "DaemonUnreachable"),
     "luod dies at once": ([], 3, "DaemonUnreachable"),
@@ -556,3 +557,50 @@ def test_without_standard_output_only_the_status_is_told(tmp_path: Path) -> None
         command = ["sh", "-c", 'exec "$@" >&-', "sh", *LUOCTL, "status", "--admin-socket", impostor.path]
         result = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_without_standard_error_no_text_comes_among_the_json() -> None:
+    command = ["sh", "-c", 'exec "$@" 2>&-', "sh", *LUOCTL, "--json", "--admin-socket", "/nowhere", "status"]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 3
+    (line,) = result.stdout.splitlines()
+    assert json.loads(line)["error"] == "DaemonUnreachable"
+
+
+def test_a_letter_that_the_locale_lacks_is_no_failure(tmp_path: Path) -> None:
+    with Impostor(tmp_path, Answer(progress("cancelled", reason="vm vetoes: \u00e4"))) as impostor:
+        result = subprocess.run(
+            [*LUOCTL, "--admin-socket", impostor.path, "update"],
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (result.returncode, result.stderr) == (5, "")
+    assert result.stdout.endswith("cancelled: vm vetoes: \\xe4\n")
+
+
+def test_commands_of_root_go_to_the_socket_that_is_given_and_not_to_the_luod_at_the_default_one(
+    tmp_path: Path,
+) -> None:
+    """The socket for programs does not know them."""
+    for_root("whose default is another socket")
+    with Impostor(tmp_path, Answer(reply(error="org.varlink.service.InterfaceNotFound"))) as impostor:
+        result = luoctl("--socket", impostor.path, "update")
+    assert (result.returncode, len(impostor.calls)) == (2, 1)
+    assert f"{impostor.path} is luod's socket for programs" in result.stderr
+    assert "--admin-socket" in result.stderr
+
+
+def test_a_dry_run_with_a_kernel_shows_participants_and_what_would_be_torn(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"x")
+    checked = {"refused": False, "release": "7.3", "findings": [], "participants": [PARTICIPANT], "torn": ["vm-9"]}
+    with Impostor(tmp_path, Answer(reply(checked))) as impostor:
+        result = asked(impostor, "update", "--dry-run", "--kernel", str(image), "--cmdline", "")
+    assert result.returncode == 0
+    assert [line[12:] for line in result.stdout.splitlines()] == ["checked: 1 participant", "will be torn: vm-9"]
+
+
+def test_sizes_that_only_a_sum_can_have_are_sizes_too() -> None:
+    assert [size(1023), size(1024), size(2**70), size(2**80)] == ["1023 B", "1 KiB", "1024 EiB", "1048576 EiB"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,20 @@ def test_sessions_that_are_left_at_the_timeout_are_counted(tmp_path: Path) -> No
 
 def test_an_update_and_another_condition_are_usage() -> None:
     assert luoctl("wait", "--update", "9f2c01ab", "--for", "restored").returncode == 2
+
+
+def test_a_luod_that_is_stopped_does_not_hold_the_wait_beyond_its_timeout(tmp_path: Path) -> None:
+    with Impostor(tmp_path, Answer(hold=True)) as impostor:
+        began = time.monotonic()
+        late = asked(impostor, "wait", "--timeout", "0.1")
+    assert (late.returncode, "did not answer in time" in late.stderr) == (8, True)
+    assert time.monotonic() - began < 10
+
+
+def test_an_update_whose_luod_ended_during_the_kexec_ends_as_the_next_luod_says(tmp_path: Path) -> None:
+    jumping = Answer(reply({"state": "jumping", "update": TOLD["update"], "way": "direct"}, continues=True))
+    cancelled = timeline(state="cancelled", reason="reboot(2) returned")
+    with Impostor(tmp_path, jumping, in_state("jumping"), running("jumping"), in_state("idle"), cancelled) as impostor:
+        result = asked(impostor, "update")
+    assert result.returncode == 5
+    assert "reboot(2) returned; the old kernel runs on" in result.stdout

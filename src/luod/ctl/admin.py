@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from luod.errors import CallFailed, DaemonUnreachable, LuodError
+from luod.errors import BadInput, CallFailed, DaemonUnreachable, LuodError
 from luod.frozen import frozen
 from luod.ipc.client.connection import TIMEOUT, Connection
 from luod.ipc.decode import decode
@@ -39,14 +39,14 @@ class NextKernel:
     """Whether the kernel was taken from a unified kernel image."""
 
 
-def status(path: str | None) -> Status:
+def status(path: str | None, *, timeout: float = TIMEOUT) -> Status:
     """Returns the status of luod."""
-    return decode(Status, _ask(path, "Status"))
+    return decode(Status, _ask(path, "Status", timeout=timeout))
 
 
-def timeline(path: str | None) -> UpdateTimes | None:
+def timeline(path: str | None, *, timeout: float = TIMEOUT) -> UpdateTimes | None:
     """Returns the timeline of the last update, None before the first."""
-    times = _ask(path, "Timeline").get("timeline")
+    times = _ask(path, "Timeline", timeout=timeout).get("timeline")
     return None if times is None else decode(UpdateTimes, times, "timeline")
 
 
@@ -165,13 +165,20 @@ def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
 @contextmanager
 def _connect(path: str | None, timeout: float | None) -> Iterator[Connection]:
     """Connects to `path`. The default for root is the admin socket, for other users the session socket."""
-    usual = ADMIN_SOCKET if os.geteuid() == 0 else SESSIONS_SOCKET
-    with Connection(usual if path is None else path, timeout=timeout) as connection:
+    root = os.geteuid() == 0
+    if path is None:
+        path = ADMIN_SOCKET if root else SESSIONS_SOCKET
+    with Connection(path, timeout=timeout) as connection:
         try:
             yield connection
         except CallFailed as error:
-            if error.name != "org.varlink.service.InterfaceNotFound" or os.geteuid() == 0:
+            if error.name != "org.varlink.service.InterfaceNotFound":
                 raise
+            if root:
+                raise BadInput(
+                    f"{path} is luod's socket for programs; it takes no commands of root",
+                    hint="give luod's admin socket: --admin-socket PATH",
+                ) from error
             raise CallFailed(
                 "org.varlink.service.PermissionDenied",
                 "the policy does not allow this user to do that",

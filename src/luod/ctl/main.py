@@ -6,6 +6,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from luod.arguments import UsageError, report
 from luod.ctl.exits import Exit, kind, status
@@ -18,6 +19,8 @@ from luod.errors import LuodError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs luoctl with `arguments`, by default those of the process. Returns the exit status."""
     code: int | None = None
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.encoding != "utf-8":
+        sys.stdout.reconfigure(errors="backslashreplace")  # the locale may lack letters of a reason or of a path
     try:
         code = _main(sys.argv[1:] if arguments is None else arguments)
         if sys.stdout is not None:
@@ -38,8 +41,9 @@ def _main(arguments: Sequence[str]) -> int:
     try:
         given = parser(arguments).parse(arguments)
         output = Output(json=given.json)
-        if given.admin_socket is None and os.geteuid() != 0:
-            # luod answers users other than root on this socket, if the policy lets them update.
+        if given.admin_socket is None:
+            # luod answers users other than root there, if the policy lets them update. Root's commands must not go to
+            # the luod at the default place instead.
             given.admin_socket = given.socket
         return _run(given, output)
     except UsageError as error:
@@ -54,12 +58,12 @@ def _main(arguments: Sequence[str]) -> int:
 def _run(given: Namespace, output: Output) -> int:
     try:
         return VERBS[given.verb].run(given, output)
-    except BrokenPipeError:
-        raise
     except LuodError as error:
         output.failure(kind(error), str(error), error.hint)
         return status(error)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and error.filename is None:
+            raise  # standard output, or standard error
         where = "" if error.filename is None else f"{error.filename or repr('')}: "
         hint = "check the path, and whether you may read or write it" if where else ""
         output.failure(type(error).__name__, f"{where}{error.strerror or error}", hint)

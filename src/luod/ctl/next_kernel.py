@@ -89,7 +89,9 @@ def _open(path: str) -> Fd:
     fd = Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
     if not stat.S_ISREG(os.fstat(fd.fileno()).st_mode):
         fd.close()
-        raise BadInput(f"{path} is not a regular file", hint="give a kernel image, such as /boot/vmlinuz")
+        raise BadInput(
+            f"{path} is not a regular file", hint="give a file such as /boot/vmlinuz-7.3 or /boot/initrd.img-7.3"
+        )
     return fd
 
 

@@ -30,11 +30,12 @@ def counted(number: int, thing: str) -> str:
 
 
 def size(bytes: int) -> str:
-    """Returns a size in binary units, such as 100 B, 1.5 MiB or 2 GiB."""
-    amount, units = float(bytes), iter(("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))
-    unit = next(units)
-    while round(amount, 1) >= 1024:
-        amount, unit = amount / 1024, next(units)
+    """Returns a size in binary units, such as 100 B, 1.5 MiB or 2 GiB. It may be a sum of any sizes, from any user."""
+    amount, unit = float(bytes), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
+        if round(amount, 1) < 1024:
+            break
+        amount, unit = amount / 1024, larger
     return f"{amount:.1f}".removesuffix(".0") + f" {unit}"
 
 

@@ -10,8 +10,8 @@ from luod.ctl.exits import MEANINGS
 from luod.ctl.verbs import VERBS
 from luod.version import __version__
 
-_SHOW_ALL = ("help", "completion")
-"""The verbs that show all others."""
+_SHOW_ALL = ("help", "completion", "--help", "-h")
+"""The words that show all verbs."""
 
 
 def parser(words: Container[str] | None = None) -> Parser:
@@ -19,9 +19,9 @@ def parser(words: Container[str] | None = None) -> Parser:
 
     If it is for the command line `words` only, it has no other verbs than those among them: a verb takes 0.2 ms.
     """
-    verbs = VERBS if words is None else {name: verb for name, verb in VERBS.items() if name in words}
-    if not verbs or any(name in verbs for name in _SHOW_ALL):
-        verbs = VERBS
+    verbs = VERBS
+    if words is not None and not any(word in words for word in _SHOW_ALL):
+        verbs = {name: verb for name, verb in VERBS.items() if name in words} or VERBS
     top = Parser(
         prog="luoctl",
         description="Controls luod: shows its sessions, and updates the kernel with them.",

@@ -80,6 +80,7 @@ def jump_clock(told: UpdateTimes) -> str:
 
 
 def headline(told: UpdateTimes) -> str:
+    """Returns the update and its end, as one line without its reason."""
     state = escaped(told.state)
     if told.state not in ("done", "cancelled"):
         # The file may lack the last phases before the kexec.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from luod.ctl import timeline
 from luod.ctl.exits import Exit
 from luod.ctl.output import counted, escaped
+from luod.errors import LiveUpdateBroken
 from luod.frozen import frozen
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class Verdict:
 def judge(update: str, status: Status, times: UpdateTimes | None) -> Verdict:
     """Returns how the update ended. `times` was read after `status`, None before the first update."""
     if status.state == "broken":
-        return Verdict(Exit.BROKEN, "this kernel could not take over what was preserved: the sessions are lost")
+        what = "this kernel could not take over what was preserved, and the sessions are lost"
+        return Verdict(Exit.BROKEN, f"{what}: {LiveUpdateBroken.hint}")
     if times is None or times.update != update:
         known = "" if times is None else f"; the last one is {escaped(times.update)}, {escaped(times.state)}"
         return Verdict(Exit.NOT_FOUND, f"luod knows no update {escaped(update)}{known}")

@@ -183,7 +183,8 @@ def test_an_update_may_bring_its_kernel(luod: Luod) -> None:
     refused = luod.luoctl("--json", "update", *given, check=False)
     error = json.loads(refused.stdout)
     assert (refused.returncode, error["error"]) == (4, "Refused")
-    assert error["message"].startswith("luo-missing, participant-missing: ")
+    assert error["message"].startswith("luo-missing: the next kernel has no live update")
+    assert error["message"].endswith("; and participant-missing")
     assert luod.luoctl("update", *given, "--dry-run", check=False).returncode == 4
     luod.machine.write(KERNEL, bzimage())
     dry = luod.luoctl("update", *given, "--dry-run", "--skip-unready")

@@ -74,7 +74,7 @@ def _facts(found: Status) -> list[tuple[str, str]]:
     if found.shutdown_lock is not None:
         facts += [("shutdown", _shutdown(found.shutdown_lock))]
     if found.held_files:
-        facts += [("held", f"{counted(found.held_files, 'file')}; an update loses them")]
+        facts += [("stashed", f"{counted(found.held_files, 'file')}; an update loses them")]
     if found.restore_seconds_left is not None:
         facts += [("deadline", f"unclaimed incoming sessions are discarded in {found.restore_seconds_left:.0f} s")]
     facts += [("stuck", f"{escaped(each.name)}: {escaped(each.reason)}") for each in found.stuck]

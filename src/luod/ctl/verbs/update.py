@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from luod.arguments import Parser, seconds
 from luod.ctl import options
@@ -20,6 +20,9 @@ DESCRIPTION = (
     "Asks every participant to get ready, then executes the next kernel (kexec): the given one, or the loaded one. "
     "This machine restarts; sessions are preserved. ^C cancels the update, as `luoctl abort` does."
 )
+
+_KEXEC_SECONDS: Final = 60.0
+"""The time for a luod that ended during the kexec to be started again, and to undo the update."""
 
 
 def arguments(parser: Parser) -> None:
@@ -72,7 +75,7 @@ def run(given: Namespace, output: Output) -> Exit:
                 return Exit.REFUSED if progress.refused else Exit.DONE
             _refuse(progress)
             admin.load_kernel(given.admin_socket, image, ignore_findings=given.ignore_finding)
-        return _follow(given, shown)
+        return _follow(given, shown, output)
 
 
 def _check(given: Namespace, image: NextKernel) -> Progress:
@@ -86,28 +89,34 @@ def _check(given: Namespace, image: NextKernel) -> Progress:
         ignore_findings=given.ignore_finding,
         way=given.way,
     )
-    return Progress("checked", findings=tuple(checked.findings))
+    return Progress(
+        "checked",
+        participants=checked.participants,
+        torn=checked.torn,
+        findings=tuple(checked.findings),
+        way=given.way,
+    )
 
 
 def _refuse(progress: Progress) -> None:
-    """Raises Refused if a finding refuses the update."""
+    """Raises Refused if a finding refuses the update, with the first of them and the names of the others."""
     from luod.errors import Refused
 
     if refusals := [finding for finding in progress.findings if finding.refuses]:
-        names = ", ".join(finding.name for finding in refusals)
+        first, *others = refusals
+        more = f"; and {', '.join(finding.name for finding in others)}" if others else ""
         raise Refused(
-            f"{names}: {refusals[0].what}",
-            hint=f"{refusals[0].remedy}; `luoctl check` shows all findings; --ignore-finding {refusals[0].name} "
-            "proceeds despite this one",
+            f"{first.name}: {first.what}{more}",
+            hint=f"{first.remedy}; `luoctl check` shows all findings; --ignore-finding {first.name} proceeds despite "
+            "this one",
         )
 
 
-def _follow(given: Namespace, shown: View) -> Exit:
+def _follow(given: Namespace, shown: View, output: Output) -> Exit:
     from luod.ctl import admin
     from luod.errors import DaemonUnreachable, LuodError
 
-    state = ""
-    refused = False
+    last: Progress | None = None
     replies = admin.update(
         given.admin_socket,
         deadline=given.deadline,
@@ -119,14 +128,21 @@ def _follow(given: Namespace, shown: View) -> Exit:
     )
     try:
         for progress in replies:
-            state = progress.state
-            refused = progress.refused
+            last = progress
             shown.show(progress)
     except DaemonUnreachable:
-        # The kexec ends the connection.
-        if state != "jumping":
+        if last is None or last.state != "jumping":
             raise
-    if refused:
+        if last.way != "systemd":
+            return _came_back(given, last.update, output)
+        # systemd stops luod before the kexec.
+    except KeyboardInterrupt:
+        if not output.json:
+            late = last is not None and last.state == "jumping"
+            output.line(f"interrupted: luod {'cannot cancel the update any more' if late else 'cancels the update'}")
+        raise
+    state = "" if last is None else last.state
+    if last is not None and last.refused:
         return Exit.REFUSED
     if state in ("jumping", "checked", "prepared"):
         return Exit.DONE
@@ -135,3 +151,11 @@ def _follow(given: Namespace, shown: View) -> Exit:
     raise LuodError(
         f"luod ended the update in state {state!r}", hint="nothing is lost; see `luoctl status` and luod's log"
     )
+
+
+def _came_back(given: Namespace, update: str, output: Output) -> Exit:
+    """Returns the exit status of an update if luod ended during the kexec. A kexec that takes place ends luoctl."""
+    from luod.ctl.verbs import wait
+
+    found = wait.poll(wait.End(given.admin_socket, update), _KEXEC_SECONDS, output)
+    return Exit.UNREACHABLE if found is Exit.TIMED_OUT else found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from argparse import Namespace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from luod.arguments import Parser, seconds
 from luod.ctl.exits import Exit
@@ -25,6 +25,8 @@ DESCRIPTION = (
 CONDITIONS: Final = ("ready", "update", "restored", "participant")
 _PERIOD: Final = 0.2
 """Seconds between two polls."""
+_CALL_SECONDS: Final = 1.0
+"""The time that each call to luod gets at least, so that a short --timeout is not one for luod's answer."""
 
 
 def arguments(parser: Parser) -> None:
@@ -39,17 +41,35 @@ def arguments(parser: Parser) -> None:
 
 
 def run(given: Namespace, output: Output) -> Exit:
-    from luod.errors import DaemonUnreachable, LiveUpdateBroken
-
     if bool(given.session) != (given.condition == "participant"):
         given.parser.error("--for participant and a NAME belong together")
     if given.update is not None and given.condition != "ready":
         given.parser.error("--update is a condition of its own, and cannot be combined with --for")
-    until = None if given.timeout is None else time.monotonic() + given.timeout
-    condition = _Condition(given) if given.update is None else _End(given)
+    condition: Condition = _Condition(given) if given.update is None else End(given.admin_socket, given.update)
+    return poll(condition, given.timeout, output)
+
+
+class Condition(Protocol):
+    """What is awaited."""
+
+    def missing(self, timeout: float) -> str | None:
+        """Returns the unmet part, or None once the condition holds. `timeout`, in seconds, is for each call.
+
+        Raises LuodError.
+        """
+
+    def ended(self, output: Output) -> Exit:
+        """Prints the result. Returns the exit status."""
+
+
+def poll(condition: Condition, timeout: float | None, output: Output) -> Exit:
+    """Waits until the condition holds, at most `timeout` seconds. Prints the result, and returns the exit status."""
+    from luod.errors import DaemonUnreachable, LiveUpdateBroken
+
+    until = None if timeout is None else time.monotonic() + timeout
     while True:
         try:
-            missing = condition.missing()
+            missing = condition.missing(_patience(until))
         except DaemonUnreachable as error:
             missing = error.message
         except LiveUpdateBroken as error:
@@ -58,9 +78,16 @@ def run(given: Namespace, output: Output) -> Exit:
         if missing is None:
             return condition.ended(output)
         if until is not None and time.monotonic() >= until:
-            output.failure("TimedOut", f"after {given.timeout:g} s: {missing}", "")
+            output.failure("TimedOut", f"after {timeout:g} s: {missing}", "")
             return Exit.TIMED_OUT
         time.sleep(_PERIOD)
+
+
+def _patience(until: float | None) -> float:
+    """Returns the limit of a call in seconds. A luod that is stopped must not hold the command beyond its --timeout."""
+    from luod.ipc.client.connection import TIMEOUT
+
+    return TIMEOUT if until is None else min(TIMEOUT, max(_CALL_SECONDS, until - time.monotonic()))
 
 
 class _Condition:
@@ -70,31 +97,32 @@ class _Condition:
         self._given = given
         self._update: UpdateTimes | None = None
 
-    def missing(self) -> str | None:
-        """Returns the unmet part of the condition, or None once it holds. Raises LuodError."""
+    def missing(self, timeout: float) -> str | None:
         if self._given.condition == "participant":
-            return self._without_participant()
+            return self._without_participant(timeout)
         from luod.ctl import admin
         from luod.errors import LiveUpdateBroken
 
-        status = admin.status(self._given.admin_socket)
+        path = self._given.admin_socket
+        status = admin.status(path, timeout=timeout)
         if status.state == "broken":
             raise LiveUpdateBroken(
                 errno.EIO, "open /dev/liveupdate", "this kernel could not take over what was preserved"
             )
-        if self._given.condition == "update" and status.state in ("preparing", "freezing", "jumping"):
-            self._update = admin.timeline(self._given.admin_socket)
-            return f"the update is {escaped(status.state)}"
+        running = status.state in ("preparing", "freezing", "jumping")
+        if self._given.condition == "update" and (running or self._update is not None):
+            self._update = admin.timeline(path, timeout=timeout)
+            return f"the update is {escaped(status.state)}" if running else None
         left = status.waiting + status.retrieved
         if self._given.condition == "restored" and left:
             return f"incoming sessions: {status.waiting} waiting, {status.retrieved} retrieved and not finished"
         return None
 
-    def _without_participant(self) -> str | None:
+    def _without_participant(self, timeout: float) -> str | None:
         from luod.client import Client
         from luod.errors import NoSuchSession
 
-        client = Client(self._given.socket)
+        client = Client(self._given.socket, timeout=timeout)
         for name in self._given.session:
             try:
                 found = client.describe(name)
@@ -105,10 +133,10 @@ class _Condition:
         return None
 
     def ended(self, output: Output) -> Exit:
-        """Prints the result of the update that was awaited, if any. Returns the exit status."""
-        from luod.ctl import admin, timeline
+        """Prints the result of the update that was running meanwhile, if any. Returns the exit status."""
+        from luod.ctl import timeline
 
-        update = self._update and admin.timeline(self._given.admin_socket)
+        update = self._update
         cancelled = update is not None and update.state == "cancelled"
         if output.json:
             output.object({"condition": self._given.condition, "update": None if update is None else update.update})
@@ -117,21 +145,22 @@ class _Condition:
         return Exit.CANCELLED if cancelled else Exit.DONE
 
 
-class _End:
+class End:
     """The end of one update, which may be in the next kernel."""
 
-    def __init__(self, given: Namespace) -> None:
-        self._given = given
+    def __init__(self, path: str | None, update: str) -> None:
+        """`path` is the admin socket's, `update` the id."""
+        self._path = path
+        self._update = update
         self._verdict: Verdict | None = None
         self._earlier: Verdict | None = None
 
-    def missing(self) -> str | None:
-        """Returns what the update still lacks, or None once it has ended. Raises LuodError."""
+    def missing(self, timeout: float) -> str | None:
         from luod.ctl import admin
         from luod.ctl.update_end import judge
 
-        path = self._given.admin_socket
-        found = judge(self._given.update, admin.status(path), admin.timeline(path))
+        status, times = admin.status(self._path, timeout=timeout), admin.timeline(self._path, timeout=timeout)
+        found = judge(self._update, status, times)
         # Both were not read at one moment: an end that is not in the timeline must be seen twice.
         if found.exit is Exit.NOT_UPDATED and found != self._earlier:
             self._earlier = found
@@ -140,7 +169,6 @@ class _End:
         return None if found.exit is not None else found.text
 
     def ended(self, output: Output) -> Exit:
-        """Prints how the update ended. Returns the exit status."""
         assert self._verdict is not None, "it is asked for after `missing`"
         exit, text = self._verdict.exit, self._verdict.text
         assert exit is not None, "it has ended"
@@ -148,6 +176,6 @@ class _End:
             output.failure("NoSuchUpdate", text, "see `luoctl timeline`")
             return exit
         if output.json:
-            output.object({"condition": "end", "update": self._given.update, "outcome": text})
+            output.object({"condition": "end", "update": self._update, "outcome": text})
         output.verdict(text, good=exit is Exit.DONE)
         return exit
