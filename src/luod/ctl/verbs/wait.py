@@ -50,7 +50,7 @@ def run(given: Namespace, output: Output) -> Exit:
 
 
 class Condition(Protocol):
-    """What is awaited."""
+    """A condition that is awaited."""
 
     def missing(self, timeout: float) -> str | None:
         """Returns the unmet part, or None once the condition holds. `timeout`, in seconds, is for each call.
