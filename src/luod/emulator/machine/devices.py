@@ -28,7 +28,7 @@ from luod.emulator.model.vfio.sysfs.sysfs import Directory, Sysfs
 from luod.emulator.trap.devices.devices import DEVICES, HANDED_OUT, Mount
 from luod.emulator.trap.devices.files import IOMMU_NAME
 from luod.emulator.trap.fuse.server import FuseServer, Request
-from luod.emulator.trap.process.caller import identify
+from luod.emulator.trap.process.procfs import identify
 from luod.linux import Fd, syscall
 from luod.uapi import fuse as uapi
 from luod.uapi import iommufd

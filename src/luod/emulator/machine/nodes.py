@@ -27,8 +27,8 @@ from luod.emulator.machine.namespaces import (
     read_only,
 )
 from luod.emulator.trap import kexec_state
-from luod.emulator.trap.process.caller import identify
 from luod.emulator.trap.process.placeholder import Identity
+from luod.emulator.trap.process.procfs import identify
 from luod.linux import MS_BIND, Fd
 from luod.uapi import liveupdate
 

@@ -21,10 +21,12 @@ from luod.emulator.model.ports import Errno
 from luod.emulator.model.results import Blocked, Delayed, Ending, Jump, Unfinished
 from luod.emulator.trap.fuse.server import FuseNode
 from luod.emulator.trap.kexec_state import KexecState
-from luod.emulator.trap.process.caller import KexecFiles, Segments, Surroundings, Thread, status_field
+from luod.emulator.trap.process.caller import Surroundings, Thread
 from luod.emulator.trap.process.frozen import TRAPPED, is_refused
+from luod.emulator.trap.process.kexec_arguments import KexecFiles, Segments
 from luod.emulator.trap.process.nesting import is_nested
 from luod.emulator.trap.process.placeholder import Identity, Placeholders
+from luod.emulator.trap.process.procfs import status_field
 from luod.emulator.trap.seccomp.bpf import CALLS, OPENS, Call
 from luod.emulator.trap.seccomp.notify import Listener, Notification
 from luod.emulator.trap.seccomp.opening import opens_device

@@ -1,77 +1,31 @@
-"""The calling thread as the model needs it (`Caller`), and the arguments of the kexec calls.
+"""The calling thread as the model needs it (`Caller`): its memory, fds and capabilities.
 
-An fd is recognised by its file's (st_dev, st_ino). These are read through /proc without a request to the file system:
-the supervisor serves one itself and must not wait for its own answer. Each call has a new object. Only
-`trap.supervisor` uses this.
+An fd is recognised by its file's (st_dev, st_ino). Each call has a new object.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import os
-import resource
-import stat
-import struct
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, overload
+from typing import Final
 
 from luod import linux
-from luod.emulator.model.caller import IMAGE_FRONT, IMAGE_IN_MEMORY, KexecSegment
 from luod.emulator.model.files import DeviceFile, SessionFile
 from luod.emulator.model.ports import PAGE, Errno, HostFile, Kind
 from luod.emulator.trap.process import process_memory
 from luod.emulator.trap.process.memory_files import OpenFile, Stand, close_elsewhere, is_memory
 from luod.emulator.trap.process.placeholder import Identity, Placeholders
+from luod.emulator.trap.process.procfs import fd_limit, identify, status_field
 from luod.emulator.trap.seccomp.notify import Listener, Notification
 from luod.linux import Fd
 
-_AT_STATX_DONT_SYNC: Final = 0x4000
-_STATX_INO: Final = 0x100
 _PIDFD_THREAD: Final = os.O_EXCL
 _PIDFD_SELF: Final = (-10000, -10001)
 """PIDFD_SELF_THREAD and PIDFD_SELF_THREAD_GROUP."""
 _KCMP_VM: Final = 1
 _WINDOW: Final = 128
 """Bytes in one read: more than any structure of LUO has."""
-
-# Every call of the machine uses it, so the function and its arguments are made once.
-_statx = ctypes.CDLL(None, use_errno=True).statx
-_statx_buffer = ctypes.create_string_buffer(256)
-_AT_FDCWD: Final = ctypes.c_int(-100)
-_DONT_SYNC: Final = ctypes.c_int(_AT_STATX_DONT_SYNC)
-_INODE: Final = ctypes.c_uint(_STATX_INO)
-_NOTHING: Final = ctypes.c_uint(0)
-_STATX_DEVICE: Final = struct.Struct("=32xQ96xII")
-"""stx_ino, stx_dev_major, stx_dev_minor at their offsets in `struct statx`."""
-
-
-def identify(path: bytes) -> Identity:
-    """Returns (st_dev, st_ino) of the file at `path`, from this kernel's cache. Raises OSError.
-
-    A FUSE file system of another user namespace, as in a plain user's machine, shows only its st_dev: (st_dev, 0).
-    """
-    if _statx(_AT_FDCWD, path, _DONT_SYNC, _INODE, _statx_buffer) != 0:
-        ctypes.memset(_statx_buffer, 0, len(_statx_buffer))
-        if _statx(_AT_FDCWD, path, _DONT_SYNC, _NOTHING, _statx_buffer) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-    inode, major, minor = _STATX_DEVICE.unpack_from(_statx_buffer)
-    return (os.makedev(major, minor), inode)
-
-
-def status_field(tid: int, field: str) -> str:
-    """Returns the value of `field`, such as "Tgid:", in the thread's /proc status.
-
-    Raises Errno(ESRCH) or OSError when the thread is gone.
-    """
-    with open(f"/proc/{tid}/status", encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if line.startswith(field):
-                return line[len(field) :].strip()
-    raise Errno(errno.ESRCH)
 
 
 def _process_of(tid: int) -> Fd:
@@ -190,7 +144,7 @@ class Thread:
 
     def has_free_fd(self) -> bool:
         try:
-            limit = _fd_limit(self.tid)
+            limit = fd_limit(self.tid)
             if 0 < os.stat(b"/proc/%d/fd" % self.tid).st_size < limit:
                 return True
             # Before Linux 6.2 the directory's size is not the number of its entries. A limit that was lowered later
@@ -313,119 +267,3 @@ class Thread:
         except OSError as error:
             raise Errno(error.errno or errno.ESRCH) from None
         return bool(int(status_field(self.tid, "CapEff:"), 16) >> capability & 1)
-
-
-_IMAGE_MAXIMUM: Final = 4 << 30
-"""In bytes: KEXEC_FILE_SIZE_MAX of kernel/kexec_file.c."""
-_ALLOCATION_MAXIMUM: Final = 4 << 20
-"""In bytes: the most that kmalloc gives, for a copy of the command line."""
-
-
-class KexecFiles:
-    """The arguments of kexec_file_load(kernel_fd, initrd_fd, cmdline_len, cmdline, flags), read on demand."""
-
-    def __init__(self, thread: Thread, arguments: Sequence[int]) -> None:
-        self._thread = thread
-        self._arguments = arguments
-
-    def _regular(self, argument: int) -> OpenFile:
-        fd = ctypes.c_int(argument & 0xFFFFFFFF).value
-        if fd < 0:
-            raise Errno(errno.EBADF)
-        duplicate = self._thread.take(fd)
-        try:
-            file = OpenFile(duplicate)
-        except OSError as error:  # of a file system that is not this user's, or whose server has ended
-            close_elsewhere(duplicate)
-            raise Errno(error.errno or errno.EIO) from None
-        try:
-            if fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
-                raise Errno(errno.EBADF)
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise Errno(errno.EINVAL)
-            if file.open_for_writing():
-                raise Errno(errno.ETXTBSY)
-        except Errno:
-            file.close()
-            raise
-        return file
-
-    def kernel(self, accept: Callable[[bytes, int], object]) -> bytes:
-        file = self._regular(self._arguments[0])
-        try:
-            with file.reopen(os.O_RDONLY) as source, open(source.detach(), "rb") as image:
-                size = os.fstat(image.fileno()).st_size
-                if size > _IMAGE_MAXIMUM:
-                    raise Errno(errno.EFBIG)
-                if not size:
-                    return b""
-                front = image.read(min(size, IMAGE_FRONT))
-                accept(front, size)
-                if size > IMAGE_IN_MEMORY:
-                    raise Errno(errno.ENOMEM)
-                return front + image.read(size - len(front))
-        except OSError as error:
-            raise Errno(error.errno or errno.EIO) from None
-        finally:
-            file.close()
-
-    def initrd(self) -> int:
-        file = self._regular(self._arguments[1])
-        try:
-            return file.size()
-        finally:
-            file.close()
-
-    def command_line(self) -> bytes:
-        if self._arguments[2] > _ALLOCATION_MAXIMUM:
-            raise Errno(errno.ENOMEM)
-        return self._thread.read(self._arguments[3], self._arguments[2])
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One segment of kexec_load. Sizes and addresses are in bytes."""
-
-    thread: Thread
-    buffer: int
-    buffer_length: int
-    address: int
-    length: int
-
-    def read(self) -> bytes:
-        return self.thread.read(self.buffer, self.buffer_length)
-
-
-class Segments(Sequence[KexecSegment]):
-    """The array of segments of kexec_load. Each is read on demand, and raises Errno(EFAULT) then."""
-
-    def __init__(self, thread: Thread, count: int, address: int, *, narrow: bool) -> None:
-        self._thread = thread
-        self._layout = struct.Struct("=4I" if narrow else "=4Q")
-        self._count = count
-        self._address = address
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> KexecSegment: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[KexecSegment]: ...
-    def __getitem__(self, index: int | slice) -> KexecSegment | Sequence[KexecSegment]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._count))]
-        if not 0 <= index < self._count:
-            raise IndexError(index)
-        raw = self._thread.read(self._address + index * self._layout.size, self._layout.size)
-        return Segment(self._thread, *self._layout.unpack(raw))
-
-
-def _fd_limit(tid: int) -> int:
-    """Returns the soft RLIMIT_NOFILE of a thread. Raises OSError when it is gone."""
-    try:
-        return resource.prlimit(tid, resource.RLIMIT_NOFILE)[0]
-    except PermissionError:
-        # prlimit(2) needs CAP_SYS_RESOURCE for a process of another uid, which containers lack. /proc does not.
-        with open(f"/proc/{tid}/limits", encoding="ascii") as lines:
-            return next(int(line.split()[3]) for line in lines if line.startswith("Max open files"))

@@ -17,8 +17,9 @@ from collections.abc import Container, Hashable, Iterable, Sequence
 from typing import Final
 
 from luod.emulator.model.ports import PAGE, Errno
-from luod.emulator.trap.process.caller import Thread, identify
+from luod.emulator.trap.process.caller import Thread
 from luod.emulator.trap.process.mappings import Mapping, flags, mappings
+from luod.emulator.trap.process.procfs import identify
 from luod.emulator.trap.seccomp.bpf import Call
 from luod.emulator.trap.seccomp.opening import string_at
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from luod.emulator.trap.process.caller import status_field
+from luod.emulator.trap.process.procfs import status_field
 
 
 def is_nested(tid: int) -> bool:
