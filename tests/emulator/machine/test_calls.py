@@ -95,6 +95,16 @@ def test_other_descriptors_answer_for_themselves(run_machine: Run, way: str) -> 
     run(run_machine, way, source)
 
 
+def test_kexec_load_refuses_any_count_of_segments_that_is_too_large(run_machine: Run, way: str) -> None:
+    source = """
+        import ctypes
+        from luod.linux import syscall
+        for count in (17, (1 << 63) - 1, 1 << 63, (1 << 64) - 1):
+            assert errno_of(syscall, "kexec_load", 0, ctypes.c_ulong(count), 0, 0) == errno.EINVAL, count
+    """
+    run(run_machine, way, source)
+
+
 def test_memory_that_cannot_be_written_leaks_nothing(run_machine: Run, way: str) -> None:
     source = """
         import ctypes

@@ -12,6 +12,7 @@ import fcntl
 import os
 import stat
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, overload
@@ -108,7 +109,8 @@ class Segments(Sequence[KexecSegment]):
     def __init__(self, thread: Thread, count: int, address: int, *, narrow: bool) -> None:
         self._thread = thread
         self._layout = struct.Struct("=4I" if narrow else "=4Q")
-        self._count = count
+        # A count beyond what len() can return is refused like every other one that is too large.
+        self._count = min(count, sys.maxsize)
         self._address = address
 
     def __len__(self) -> int:
