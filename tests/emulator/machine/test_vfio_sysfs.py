@@ -185,6 +185,16 @@ def test_a_device_is_reset_removed_and_found_again(run_devices: RunDevices) -> N
     run_devices(source)
 
 
+def test_a_write_takes_a_page_of_text(run_devices: RunDevices) -> None:
+    source = """
+        def write(path, data):
+            return os.write(os.open(path, os.O_WRONLY), data)
+        assert write("/sys/bus/pci/rescan", b"0" + bytes(5000)) == 4096
+        assert errno_of(write, sysfs(DEVICE, "remove"), b"9" * 5000) == errno.EINVAL
+    """
+    run_devices(source)
+
+
 def test_the_modules_of_vfio_are_loaded(run_devices: RunDevices) -> None:
     before = set(os.listdir("/sys/module"))
     source = f"""

@@ -65,6 +65,7 @@ class SysfsFiles:
         return self._sysfs.read(self._opened(handle))[offset : offset + length]
 
     def write(self, handle: int, offset: int, data: bytes, tid: int) -> int | Blocked:
+        data = data[:_SIZE]  # all that Linux takes of one write(2)
         result = self._sysfs.write(self._opened(handle), data, offset)
         if not isinstance(result, Waiting):
             return result

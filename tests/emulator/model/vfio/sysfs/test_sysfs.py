@@ -308,7 +308,9 @@ def test_virtual_functions_come_and_go() -> None:
     assert root.echo("3", count) == -ERANGE
     assert root.echo("many", count) == -EINVAL
     assert root.echo("0o0", count) == -EINVAL
-    assert root.echo("0200000", count) == -ERANGE, "octal"
+    assert root.echo("0200000", count) == -EINVAL, "octal, more than 16 bits"
+    assert root.echo("9" * 5000, count) == -EINVAL
+    assert root.echo(str(1 << 64), f"{DEVICES}/{A}/remove") == -EINVAL
     assert root.echo("0", count) == 2
     assert root.show(count) == "0\n"
     assert not root.exists(f"{DEVICES}/{first}")

@@ -24,7 +24,8 @@ _BRIDGE_CONFIG: Final = struct.Struct("<HHHHIBBBB8xBBB25xB11x")
 """A bridge's header: the first part up to its bus numbers, and the offset of its capabilities."""
 _BRIDGE_EXPRESS: Final = struct.Struct("<BBH")
 _MEMORY_32_BIT: Final = 0x40200
-_NUMBER: Final = re.compile(r"\+?(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))", re.ASCII)
+_NUMBER: Final = re.compile(r"\+?(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]{0,19}))", re.ASCII)
+"""A decimal number of 64 bits has at most 20 digits."""
 _OVERRIDE_END: Final = 4095
 """Bytes: a written text of this length is too long, with its newline."""
 
@@ -49,26 +50,24 @@ def bridge_config(port: Port) -> bytes:
     return (header + _BRIDGE_EXPRESS.pack(0x10, 0, 0x0042)).ljust(CONFIG_SIZE, b"\0")
 
 
-def _number(words: str) -> int:
-    """Returns a number as kstrtoull reads it: decimal, octal with 0, hexadecimal with 0x. Raises Errno(EINVAL)."""
+def number(words: str, bits: int = 64) -> int:
+    """Returns a number as kstrtoull reads it: decimal, octal with 0, hexadecimal with 0x.
+
+    Raises Errno(EINVAL) for another word, and for a number of more than `bits`.
+    """
     found = _NUMBER.fullmatch(words)
     if found is None:
         raise Errno(errno.EINVAL)
     hexadecimal, octal, decimal = found.groups()
-    return int(hexadecimal, 16) if hexadecimal else int(octal, 8) if octal else int(decimal)
-
-
-def u16(words: str) -> int:
-    """Returns a 16-bit number. Raises Errno(EINVAL), Errno(ERANGE)."""
-    number = _number(words)
-    if number >= 1 << 16:
-        raise Errno(errno.ERANGE)
-    return number
+    value = int(hexadecimal, 16) if hexadecimal else int(octal, 8) if octal else int(decimal)
+    if value >= 1 << bits:
+        raise Errno(errno.EINVAL)
+    return value
 
 
 def is_one(words: str) -> bool:
     """Returns whether the number is not zero. Raises Errno(EINVAL) for a word that is not a number."""
-    return _number(words) != 0
+    return number(words) != 0
 
 
 def override(function: Function, text: str) -> int:
@@ -92,7 +91,7 @@ def configure(device: Device, offset: int, data: bytes) -> int:
 
 def chosen(function: Function, words: str) -> Function:
     """Returns `function` for a written 1. Raises Errno(EINVAL) for anything else."""
-    if _number(words) != 1:
+    if number(words) != 1:
         raise Errno(errno.EINVAL)
     return function
 

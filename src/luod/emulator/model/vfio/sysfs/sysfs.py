@@ -270,7 +270,7 @@ class Sysfs:
                 Attribute(
                     0o644,
                     lambda: b"%d\n" % len(drivers.virtual(function)),
-                    lambda text: drivers.set_virtual(function, contents.u16(_line(text))),
+                    lambda text: drivers.set_virtual(function, contents.number(_line(text), bits=16)),
                 ),
             )
             for index, virtual in enumerate(there):
