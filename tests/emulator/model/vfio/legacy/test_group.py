@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EBADF, EBUSY, EEXIST, EFAULT, EINVAL, EMFILE, ENODEV, ENOENT, ENOTTY, EOVERFLOW, EPERM
+from errno import EACCES, EBADF, EBUSY, EEXIST, EFAULT, EINVAL, EMFILE, ENODEV, ENOENT, ENOTTY, EOVERFLOW, EPERM
 
 import pytest
 
@@ -131,6 +131,7 @@ def test_devices_had_through_a_group(world: DeviceWorld, vmm: Vmm, group: int, c
     uuid = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3"
     assert vmm.get_device(group, f"{A} vf_toke={uuid}") == -EINVAL
     assert vmm.get_device(group, f"{A} vf_token={'x' * 36}") == -EINVAL
+    assert vmm.get_device(group, f"{B} vf_token=1") == -ENODEV, "the name comes first"
     assert vmm.get_device(group, f"{A} vf_token={uuid} vf_token={uuid}") == -EINVAL
     assert vmm.get_device(group, A + " vf_token=bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3") == -EINVAL, "it has no VFs"
     first, second = number(vmm.get_device(group, A)), number(vmm.get_device(group, A))
@@ -262,9 +263,11 @@ def test_a_virtual_function_through_its_group_needs_the_token() -> None:
     group, container = number(vmm.open("/dev/vfio/2")), number(vmm.open("/dev/vfio/vfio"))
     assert vmm.set_container(group, container) == 0
     assert vmm.ioctl(container, uapi.VFIO_SET_IOMMU, V2) == 0
-    assert vmm.get_device(group, virtual) == -13
+    assert vmm.get_device(group, virtual) == -EACCES
     uuid = "00010203-0405-0607-0809-0a0b0c0d0e0f"
-    assert vmm.get_device(group, f"{virtual} vf_token={uuid[::-1]}") == -13
+    assert vmm.get_device(group, f"{virtual} vf_token=f{uuid[1:]}") == -EACCES
+    for malformed in (uuid[::-1], uuid.replace("-", "") + "----", uuid.replace("-", "\t")):
+        assert vmm.get_device(group, f"{virtual} vf_token={malformed}") == -EINVAL
     assert number(vmm.get_device(group, f"{virtual} vf_token={uuid}"))
     world.switch_off()
 

@@ -7,6 +7,7 @@ devices. It follows drivers/vfio/group.c and container.c of Linux 7.3. The mappi
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -24,8 +25,7 @@ from luod.emulator.model.vfio.vfio_pci.pci_core import VfioDevice, VfioDevices
 from luod.uapi import vfio as uapi
 
 _I32: Final = 4
-_TOKEN: Final = b"vf_token="
-_UUID_TEXT: Final = 36
+_TOKEN: Final = re.compile(r"vf_token=([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", re.ASCII | re.IGNORECASE)
 
 
 class ContainerFile(ModelFile):
@@ -186,12 +186,12 @@ class GroupFile(ModelFile):
 
         Raises Errno: EFAULT, ENODEV (of another group), EBUSY (not retrieved), EINVAL (no container).
         """
-        name, token = _split(_read_name(argument, caller))
+        name, _, options = _read_name(argument, caller).decode("latin-1").partition(" ")
         devices = self._devices.of_group(self._group)
         device = next((each for each in devices if str(each.function.address) == name), None)
         if device is None:
             raise Errno(errno.ENODEV)
-        device.check_token(token)
+        device.check_token(_token(options))
         if not caller.has_free_fd():
             raise Errno(errno.EMFILE)
         if self._incoming(device):
@@ -255,18 +255,12 @@ def _read_name(address: int, caller: DeviceCaller) -> bytes:
     raise Errno(errno.EINVAL)
 
 
-def _split(words: bytes) -> tuple[str, bytes | None]:
-    """Splits `0000:01:00.0 vf_token=UUID` into name and token. Raises Errno(EINVAL) for other words."""
-    name, *options = words.decode("latin-1").split(" ")
+def _token(options: str) -> bytes | None:
+    """Returns the UUID in `vf_token=UUID`, the only option after a device's name. Raises Errno(EINVAL) for others."""
     token: bytes | None = None
-    for option in options:
-        if not option:
-            continue
-        text = option.removeprefix(_TOKEN.decode())
-        if token is not None or text == option or len(text) != _UUID_TEXT:
+    for option in filter(None, options.split(" ")):
+        found = _TOKEN.fullmatch(option)
+        if token is not None or found is None:
             raise Errno(errno.EINVAL)
-        try:
-            token = bytes.fromhex(text.replace("-", ""))
-        except ValueError:
-            raise Errno(errno.EINVAL) from None
-    return name, token
+        token = bytes.fromhex(found[1].replace("-", ""))
+    return token
