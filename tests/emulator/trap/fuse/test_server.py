@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from luod.emulator.model.kernel import Kernel
+from luod.emulator.model.ports import Errno
 from luod.emulator.trap.fuse.server import FuseNode
 from luod.emulator.trap.process.caller import Thread
 from luod.emulator.trap.process.memory_files import HostMemory
@@ -29,7 +30,8 @@ class Node:
 
     def __init__(self) -> None:
         self._kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._node = FuseNode(Fd(ours.detach()), LiveUpdateDevice(Kernel(HostMemory(print)), no_thread))
+        self.device = LiveUpdateDevice(Kernel(HostMemory(print)), no_thread)
+        self._node = FuseNode(Fd(ours.detach()), self.device)
         self._unique = 0
 
     def close(self) -> None:
@@ -95,3 +97,18 @@ def test_a_refused_open_leaves_the_device_free(node: Node) -> None:
     refused = node.request(uapi.FUSE_OPEN, uapi.OPEN_IN.pack(os.O_RDWR | os.O_DIRECT, 0))
     assert node.answers()[refused][0] == errno.EINVAL
     node.opened()
+
+
+def test_requests_that_follow_an_answer_wait_for_the_next_run(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a program that asks without a pause keeps those waiting that call in another way."""
+    first = node.opened()
+    more = [node.request(uapi.FUSE_OPEN, OPEN)]
+
+    def open_and_ask_again() -> int:
+        more.append(node.request(uapi.FUSE_OPEN, OPEN))
+        raise Errno(errno.EBUSY)
+
+    monkeypatch.setattr(node.device, "open", open_and_ask_again)
+    assert list(node.answers()) == more[:1]
+    assert list(node.answers()) == more[1:2]
+    node.device.release(first)

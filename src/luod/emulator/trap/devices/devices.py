@@ -140,12 +140,13 @@ class Devices:
             self._accepted.append((tree, request))
 
     def _answer_accepted(self) -> None:
-        """Answers the accepted requests, with every pending release first.
+        """Answers the requests that are accepted or pending now, each after every release that is pending then.
 
-        A file that was closed before the call has its release queued by now, but perhaps at another mount.
+        A file that was closed before the call has its release queued by now, but perhaps at another mount. Requests
+        that follow are accepted and wait for the next run, as in `FuseServer.serve`.
         """
         self._drain()
-        while self._accepted:
+        for _ in range(len(self._accepted)):
             tree, request = self._accepted.popleft()
             tree.answer(request)
             if self._accepted:
@@ -268,7 +269,8 @@ class Devices:
         due = [self._next_look] if self._looking else []
         if self._sleeping:
             due.append(self._next_check)
-        if any(isinstance(blocked, Waiting) and blocked.works for blocked, _ in self._sleeping):
+        works = any(isinstance(blocked, Waiting) and blocked.works for blocked, _ in self._sleeping)
+        if self._accepted or works:
             return 0
         return max(min(due) - time.monotonic(), 0) if due else None
 

@@ -79,16 +79,17 @@ class FuseServer(ABC):
         self._fd.close()
 
     def serve(self) -> bool:
-        """Answers all pending requests. Returns False when the file system is unmounted.
+        """Answers the requests that are pending now. Returns False when the file system is unmounted.
+
+        Those that follow wait for the next run: programs that ask without a pause would keep all others waiting.
 
         Releases come first. When the supervisor looks at a caller's fds in /proc, it holds the file for a moment. If
         the caller closes its last fd meanwhile, the kernel sends the release after that moment: perhaps behind an open
         that followed the close.
         """
         try:
-            while requests := self._pending():
-                for request in sorted(requests, key=lambda request: not request.is_release):
-                    self.answer(request)
+            for request in sorted(self._pending(), key=lambda request: not request.is_release):
+                self.answer(request)
         except Unmounted:
             return False
         return True
