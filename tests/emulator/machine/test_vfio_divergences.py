@@ -260,18 +260,25 @@ def test_what_the_iommu_has_not(run_devices: RunDevices) -> None:
     run_devices(source)
 
 
-def test_a_million_allowed_ranges(run_devices: RunDevices) -> None:
+def test_an_address_space_takes_65536_mappings_and_ranges(run_devices: RunDevices) -> None:
     source = """
         from array import array
         from luod.uapi import iommufd
-        context = open_iommufd()
+        many, context = 1 << 16, open_iommufd()
         space = ioas(context)
-        ranges = array("Q", range(2 * (1 << 20) + 2))
+        ranges = array("Q", range(2 * many + 2))
         def allow(count):
             address = ranges.buffer_info()[0]
             call(context, iommufd.IOMMU_IOAS_ALLOW_IOVAS, iommufd.IOAS_ALLOW_IOVAS, space, count, 0, address)
-        allow(1 << 20)
-        assert errno_of(allow, (1 << 20) + 1) == errno.ENOMEM
+        allow(many)
+        assert errno_of(allow, many + 1) == errno.ENOMEM
+        def copy(length):
+            copied = iommufd.IOMMU_IOAS_MAP_FIXED_IOVA | iommufd.IOMMU_IOAS_MAP_READABLE
+            call(context, iommufd.IOMMU_IOAS_COPY, iommufd.IOAS_COPY, copied, space, space, length, length, 0)
+        map_memory(context, space, 0, 4096, iova=0)
+        for doublings in range(16):
+            copy(4096 << doublings)
+        assert errno_of(copy, 4096 << 16) == errno.ENOMEM
     """
     run_devices(source)
 

@@ -15,6 +15,7 @@ from errno import (
     EMSGSIZE,
     ENODEV,
     ENOENT,
+    ENOMEM,
     ENOTTY,
     EOPNOTSUPP,
     EOVERFLOW,
@@ -220,6 +221,28 @@ def test_many_mappings_are_answered_soon(vmm: Vmm, iommu: int, ioas: int) -> Non
         vmm.ioas(iommu)
     assert vmm.ioas(iommu) == many + 2
     assert time.process_time() - begun < 15
+
+
+def test_an_address_space_takes_65536_mappings(world: DeviceWorld, vmm: Vmm, iommu: int, ioas: int) -> None:
+    """Each copy of the whole space doubles them. One call looks at all, while the other programs wait."""
+
+    def copy(length: int) -> object:
+        return vmm.call(iommu, uapi.IOMMU_IOAS_COPY, uapi.IOAS_COPY.pack(40, 7, ioas, ioas, length, length, 0))
+
+    assert vmm.map(iommu, ioas, RAM, 4096, 0) == 0
+    for doublings in range(16):
+        assert copy(4096 << doublings) == 0
+    assert copy(4096 << 16) == -ENOMEM
+    assert vmm.map(iommu, ioas, RAM, 4096, 4096 << 16) == -ENOMEM
+    assert vmm.unmap(iommu, ioas, 0, 4096) == 4096
+    assert vmm.map(iommu, ioas, RAM, 8192, 4096 << 16) == 4096 << 16
+    compatible = uapi.VFIO_IOAS.pack(12, ioas, uapi.IOMMU_VFIO_IOAS_SET, 0)
+    assert vmm.call(iommu, uapi.IOMMU_VFIO_IOAS, compatible) == 0
+    assert option(vmm, iommu, uapi.IOMMU_OPTION_HUGE_PAGES, uapi.IOMMU_OPTION_OP_SET, ioas, 0) == 0
+    unmap = vfio.IOMMU_TYPE1_DMA_UNMAP.pack(24, 0, (4096 << 16) + 4096, 4096)
+    assert vmm.call(iommu, vfio.VFIO_IOMMU_UNMAP_DMA, unmap) == -ENOMEM, "it would cut a mapping in two"
+    assert vmm.unmap(iommu, ioas, 0, BIG) == 4096 * 65537
+    assert world.pinned == []
 
 
 def test_what_is_unmapped_or_closed_is_not_pinned(world: DeviceWorld, vmm: Vmm, iommu: int, ioas: int) -> None:

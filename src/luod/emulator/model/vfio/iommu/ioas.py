@@ -27,6 +27,11 @@ from luod.emulator.model.vfio.iommu.memory import (
 )
 from luod.emulator.model.vfio.ports import MappableMemory
 
+MOST: Final = 1 << 16
+"""Mappings of one address space, and its allowed ranges (docs/divergences.md).
+
+One call may look at all of them. No other call of the machine is answered meanwhile.
+"""
 _HUGE_PAGE: Final = 2 << 20
 Range = tuple[int, int]
 """First and last address, both included."""
@@ -200,12 +205,13 @@ class Ioas:
         """Maps at an address that `place` returned. Owns `memory`.
 
         Raises Errno: EINVAL for memory that begins inside a page, EFAULT, ENOMEM. The memory is looked at once there is
-        a page table.
+        a page table. ENOMEM too for more than MOST mappings.
         """
         pages = Pages(memory, file, account, address=address, writable=writable)
         area = Area(start, length, pages, 0, readable, writable)
         try:
             self._check_memory(area)
+            self._need_room(1)
         except Errno:
             pages.put()
             raise
@@ -231,12 +237,13 @@ class Ioas:
     def copy(self, pieces: list[Piece], length: int, start: int | None, *, readable: bool, writable: bool) -> int:
         """Maps `pieces`, which have `length` bytes, once more. Returns the address.
 
-        Raises Errno: EPERM for write access to a read-only mapping, and those of `place`.
+        Raises Errno: EPERM for write access to a read-only mapping, ENOMEM for too many mappings, and those of `place`.
         """
         first, within, _ = pieces[0]
         start = self.place(start, length, first.pages.address + first.offset + within)
         if writable and not all(area.pages.writable for area, _, _ in pieces):
             raise Errno(errno.EPERM)
+        self._need_room(len(pieces))
         position = start
         copies: list[Area] = []
         for area, offset, size in pieces:
@@ -249,10 +256,17 @@ class Ioas:
         return start
 
     def cut(self, start: int) -> None:
-        """Makes two mappings of one with bytes on both sides of `start`. Raises Errno: EINVAL inside a page, EBUSY."""
+        """Makes two mappings of one with bytes on both sides of `start`.
+
+        Raises Errno: EBUSY, EINVAL inside a page, ENOMEM for too many mappings.
+        """
         self._need_mutable()
-        if start % self.alignment and next(self.space.overlapping(start, start), None) is not None:
+        area = next(self.space.overlapping(start, start), None)
+        if area is None or area.start == start:
+            return
+        if start % self.alignment:
             raise Errno(errno.EINVAL)
+        self._need_room(1)
         self.space.cut(start)
 
     def unmap(self, start: int, length: int) -> int:
@@ -277,6 +291,11 @@ class Ioas:
         """Unmaps everything, and returns the number of bytes in 64 bits: 0 for the whole space."""
         self._need_mutable()
         return self.space.clear() & ADDRESS_MAXIMUM
+
+    def _need_room(self, mappings: int) -> None:
+        """Raises Errno(ENOMEM) where so many more mappings would be too many."""
+        if len(self.space) + mappings > MOST:
+            raise Errno(errno.ENOMEM)
 
     def _need_mutable(self) -> None:
         if self.frozen_by:

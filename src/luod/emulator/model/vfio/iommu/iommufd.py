@@ -16,7 +16,7 @@ from luod.emulator.model.vfio.files import ModelFile
 from luod.emulator.model.vfio.iommu import absent, compatible
 from luod.emulator.model.vfio.iommu.context import BoundDevice, Context, PageTable
 from luod.emulator.model.vfio.iommu.fault_queue import FaultQueue, FaultQueueFile
-from luod.emulator.model.vfio.iommu.ioas import Ioas
+from luod.emulator.model.vfio.iommu.ioas import MOST, Ioas
 from luod.emulator.model.vfio.iommu.locked import LockedMemory
 from luod.emulator.model.vfio.iommu.memory import ADDRESS_MAXIMUM, FileBacking, NoMemory
 from luod.emulator.model.vfio.ports import DeviceCaller, DeviceHost
@@ -29,8 +29,6 @@ _HWPT_ALLOC_MINIMUM: Final = 24
 _HW_INFO_MINIMUM: Final = 32
 _BLOCK: Final = 1 << 16
 """Bytes that are read or written at once, of a program's array or buffer."""
-_RANGES_MAXIMUM: Final = 1 << 20
-"""Allowed ranges of one address space (docs/divergences.md)."""
 
 _TABLE: Final = {
     command.number & 0xFF: command
@@ -361,7 +359,7 @@ def _read_ranges(caller: DeviceCaller, address: int, count: int, ranges: list[tu
     size = uapi.IOVA_RANGE.size
     block = _BLOCK // size
     for done in range(0, count, block):
-        if done >= _RANGES_MAXIMUM:
+        if done >= MOST:
             raise Errno(errno.ENOMEM)
         start, wanted = address + done * size, min(count - done, block)
         try:

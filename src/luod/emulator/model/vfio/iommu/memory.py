@@ -75,11 +75,12 @@ class Pages:
 
     def pin(self, *, bars_too: bool = False) -> None:
         """Raises Errno: EFAULT for memory that is not there, ENOMEM for more than the process may lock."""
+        if self.locked:
+            return
         self.memory.pin(writable=self.writable, bars_too=bars_too)
-        if not self.locked:
-            length = -(-(self.address % PAGE + self.memory.size) // PAGE) * PAGE
-            self.account.add(length)
-            self.locked = length
+        length = -(-(self.address % PAGE + self.memory.size) // PAGE) * PAGE
+        self.account.add(length)
+        self.locked = length
 
     def unpin(self) -> None:
         """Ends what `pin` did, if it was pinned."""
