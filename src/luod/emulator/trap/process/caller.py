@@ -193,11 +193,17 @@ class Thread:
         kind = self._stands_for(identity)
         if kind is None:
             duplicate = self._duplicate(fd)
-            if is_memory(duplicate):
-                return OpenFile(duplicate)
-            close_elsewhere(duplicate)
-            return Stand(Kind.OTHER, identity)
-        if self.only_path(fd):
+            if not is_memory(duplicate):
+                close_elsewhere(duplicate)
+                return Stand(Kind.OTHER, identity)
+            file = OpenFile(duplicate)
+            kind = self._stands_for(file.identity)
+            if kind is None:
+                return file
+            # Another thread has put a placeholder at the fd's number. Kept, it would never end.
+            identity = file.identity
+            file.close()
+        elif self.only_path(fd):
             raise Errno(errno.EBADF)
         return Stand(kind, identity)
 
