@@ -278,6 +278,7 @@ def test_group_and_container(run_devices: RunDevices) -> None:
         os.pwrite(file, b"scratchy", SCRATCH)
         assert os.pread(second, 8, SCRATCH) == b"scratchy"
         assert errno_of(bind, open_device(), open_iommufd()) == errno.EBUSY
+        assert errno_of(os.open, f"/proc/self/fd/{file}", os.O_RDWR) == errno.ENXIO
         for fd in (group, container, file): os.close(fd)
         assert errno_of(os.open, "/dev/vfio/7", os.O_RDWR) == errno.EBUSY
         os.close(second)

@@ -196,8 +196,8 @@ class HandedOut(DeviceFiles):
         return Node(stat.S_IFREG | 0o600, unique=True, size=_SIZE) if path else Node(stat.S_IFDIR | 0o700)
 
     def open(self, path: str, inode: int, tid: int) -> Opened:
-        if self.next_file is None:
-            raise Errno(errno.ENOENT)
+        if self.next_file is None:  # by a program, through /proc/self/fd
+            raise Errno(errno.ENXIO)
         return self._opened(self.next_file.reference(), inode)
 
 
