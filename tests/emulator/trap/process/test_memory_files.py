@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -12,7 +13,7 @@ import pytest
 
 from luod import linux
 from luod.emulator.model.ports import Errno, Kind
-from luod.emulator.trap.process import memory_files
+from luod.emulator.trap.process import available, memory_files
 from luod.emulator.trap.process.memory_files import HostMemory, OpenFile
 from luod.linux import Fd
 from luod.uapi.memfd import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, MFD_CLOEXEC, MFD_HUGETLB
@@ -115,6 +116,22 @@ def test_absurd_sizes_are_refused() -> None:
         assert refused.value.code == errno.ENOMEM
         assert os.fstat(memory.fileno()).st_blocks == 0
         file.close()
+
+
+def test_many_small_files_are_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_files, "_RESERVE", 3 * SIZE)
+    monkeypatch.setattr(memory_files, "_unasked", 0)
+    monkeypatch.setattr(available, "memory", lambda: memory_files._RESERVE + SIZE)
+    refused = []
+    with contextlib.ExitStack() as files:
+        for number in range(4):
+            file = OpenFile(files.enter_context(linux.memfd("m", 2 * SIZE)).duplicate())
+            files.callback(file.close)
+            try:
+                file.pin()
+            except Errno as error:
+                refused.append((number, error.code))
+    assert refused == [(number, errno.ENOMEM) for number in (1, 2, 3)]
 
 
 def test_files_that_allow_no_seals() -> None:

@@ -32,7 +32,7 @@ _TMPFS: Final = ("/dev/shm", "/run", "/tmp", "/dev")
 _MEMFD: Final = b"/memfd:"
 _DELETED: Final = b" (deleted)"
 _RESERVE: Final = 64 << 20
-"""Bytes of memory that a machine leaves free. The check skips smaller files."""
+"""Bytes of memory that a machine leaves free."""
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -55,17 +55,25 @@ def _file_system(fd: int) -> int:
     return magic & 0xFFFFFFFF
 
 
-def _refuse_what_would_hurt(missing: int) -> None:
-    """Raises Errno where the copy would exhaust the memory of the host, or of the container.
+_unasked = 0
+"""Bytes that were allocated since `available.memory` was asked last."""
 
-    A real kernel lets the OOM killer choose. The machine must not trigger that of the host, nor be killed by it.
+
+def _refuse_what_would_hurt(missing: int) -> None:
+    """Raises Errno where `missing` more bytes would exhaust the memory of the host, or of the container.
+
+    A real kernel lets the OOM killer choose. The machine must not trigger that of the host, nor be killed by it. The
+    available memory is asked for once for each _RESERVE bytes: that takes longer than to preserve a small file.
     """
-    if missing <= _RESERVE:
+    global _unasked
+    if _unasked + missing <= _RESERVE:
+        _unasked += missing
         return
     from luod.emulator.trap.process import available  # late: few machines preserve so much
 
     if missing > available.memory() - _RESERVE:
         raise Errno(errno.ENOMEM)
+    _unasked = 0
 
 
 def is_memory(file: Fd) -> bool:
