@@ -118,5 +118,9 @@ IOCTL_IN: Final = struct.Struct("=QIIQII")
 """fh, flags, cmd, arg (the caller's raw pointer), in_size, out_size."""
 IOCTL_OUT: Final = struct.Struct("=iIII")
 """result, flags, in_iovs, out_iovs."""
+POLL_IN: Final = struct.Struct("=QQII")
+"""fh, kh, flags, events."""
+POLL_OUT: Final = struct.Struct("=II")
+"""revents, padding."""
 STATFS_OUT: Final = struct.Struct("=5Q4I24x")
 """blocks, bfree, bavail, files, ffree, bsize, namelen, frsize, padding."""

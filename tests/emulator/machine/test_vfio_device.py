@@ -95,6 +95,21 @@ def test_a_structure_whose_end_is_not_there(run_devices: RunDevices) -> None:
     run_devices(source)
 
 
+def test_a_fault_queue_without_a_fault_is_not_readable(run_devices: RunDevices) -> None:
+    source = """
+        import select
+        from luod.uapi import iommufd as api
+        faults = call(open_iommufd(), api.IOMMU_FAULT_QUEUE_ALLOC, api.FAULT_ALLOC, 0, 0, 0)[3]
+        assert select.select([faults], [faults], [], 0) == ([], [faults], [])
+        with select.epoll() as epoll:
+            epoll.register(faults, select.EPOLLIN)
+            assert epoll.poll(0) == []
+            epoll.modify(faults, select.EPOLLIN | select.EPOLLOUT | select.EPOLLWRNORM)
+            assert epoll.poll(0) == [(faults, select.EPOLLOUT)]
+    """
+    run_devices(source)
+
+
 def test_a_fault_queue_is_a_file_of_its_own(run_devices: RunDevices) -> None:
     source = """
         context = open_iommufd()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
+from select import EPOLLIN, EPOLLOUT, EPOLLRDNORM, EPOLLWRNORM
 from typing import Self
 
 from luod.emulator.model.ports import Errno, Kind
@@ -22,6 +23,9 @@ class ModelFile(ABC):
     kind: Kind
     link: bytes
     """The result of readlink of /proc/self/fd/N for a file without a path."""
+
+    events = EPOLLIN | EPOLLOUT | EPOLLRDNORM | EPOLLWRNORM
+    """The events of poll(2) that are always true of it. The others never are."""
 
     def __init__(self) -> None:
         self._references = 1

@@ -89,6 +89,9 @@ class OpenFiles:
     def write(self, handle: int, offset: int, data: bytes) -> int:
         return self.model.pwrite(self._get(handle).file, offset, data)
 
+    def poll(self, handle: int) -> int:
+        return self._get(handle).file.events
+
     def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int | Blocked:
         opened = self._get(handle)
         thread = self._thread(tid)
@@ -182,6 +185,9 @@ class DeviceFiles:
 
     def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int | Blocked:
         return self.files.ioctl(handle, tid, command, argument)
+
+    def poll(self, handle: int) -> int:
+        return self.files.poll(handle)
 
     def release(self, handle: int) -> None:
         self.files.release(handle)

@@ -6,6 +6,7 @@ import errno
 import itertools
 import stat
 from collections.abc import Callable, Sequence
+from select import EPOLLIN, EPOLLOUT, EPOLLRDNORM, EPOLLWRNORM
 from typing import Final
 
 from luod.emulator.model.ports import Errno
@@ -16,6 +17,8 @@ from luod.emulator.trap.fuse.tree import Answer, Node, Opened
 
 _SIZE: Final = 4096
 """The size of every attribute in bytes, as in Linux. Its contents are shorter."""
+
+_ALWAYS: Final = EPOLLIN | EPOLLOUT | EPOLLRDNORM | EPOLLWRNORM
 
 Wait = Callable[[Blocked, Answer], None]
 
@@ -85,6 +88,9 @@ class SysfsFiles:
 
     def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int | Blocked:
         raise Errno(errno.ENOTTY)
+
+    def poll(self, handle: int) -> int:
+        return _ALWAYS
 
     def release(self, handle: int) -> None:
         self._open.pop(handle, None)

@@ -63,6 +63,10 @@ class FileSystem(Protocol):
 
     def ioctl(self, handle: int, tid: int, command: int, argument: int) -> int | Blocked: ...
 
+    def poll(self, handle: int) -> int:
+        """Returns the events of poll(2) that are true of the open file, for as long as it is open."""
+        ...
+
     def release(self, handle: int) -> None:
         """Releases the open file: its last reference is gone."""
         ...
@@ -114,6 +118,8 @@ class FuseTree(FuseServer):
                     raise Errno(errno.ENOTTY)
                 result = self._files.ioctl(handle, tid, command, argument)
                 return self._later(request.unique, result, lambda value: uapi.IOCTL_OUT.pack(value, 0, 0, 0))
+            case uapi.FUSE_POLL:
+                return uapi.POLL_OUT.pack(self._files.poll(uapi.POLL_IN.unpack_from(body)[0]), 0)
             case uapi.FUSE_OPEN:
                 return self._open(node, tid)
             case uapi.FUSE_RELEASE:

@@ -7,6 +7,7 @@ programs, and no page table takes a queue. So a read returns nothing, and no res
 from __future__ import annotations
 
 import errno
+from select import EPOLLOUT
 from typing import Final
 
 from luod.emulator.model.ports import Errno, Kind
@@ -31,6 +32,7 @@ class FaultQueueFile(ModelFile):
 
     kind = Kind.OTHER
     link = b"anon_inode:[iommufd-pgfault]"
+    events = EPOLLOUT
 
     def __init__(self, queue: FaultQueue, context: ModelFile) -> None:
         super().__init__()
