@@ -19,8 +19,7 @@ class Caller(Protocol):
     """The thread whose system call is being answered."""
 
     progress: dict[int, int]
-    """How far a call that is `Unfinished` has come in the memory from an address on: the next address. Empty at first.
-    """
+    """The ranges of memory that an `Unfinished` call is working on: first address, and the address to go on from."""
 
     def read(self, address: int, length: int) -> bytes:
         """Returns exactly `length` bytes. Raises Errno(EFAULT) when any of them cannot be read."""

@@ -61,8 +61,8 @@ class Kept:
 class Bonds:
     """The retrieved files of one boot, by identity, and the VM that each is of or belongs to.
 
-    A guest_memfd that was not retrieved belongs to the VM of its name. One that was has its own, which another VM of
-    that name does not replace.
+    A guest_memfd that a program made belongs to the VM of its name. A retrieved one belongs to the VM that came
+    with it; another VM of that name does not replace that one.
     """
 
     def __init__(self) -> None:

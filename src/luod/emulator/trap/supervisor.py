@@ -42,7 +42,7 @@ _U32: Final = 0xFFFFFFFF
 _IOCTL: Final = Call.IOCTL
 _LUO_FILES: Final = (SessionFile, DeviceFile)
 _SHORTAGES: Final = {errno.EMFILE: errno.ENFILE, errno.ENFILE: errno.ENFILE, errno.ENOMEM: errno.ENOMEM}
-"""luoemu's own, EMFILE by its limit, and what the caller gets."""
+"""The errno of a shortage of luoemu itself, and the errno that the caller gets for it."""
 _CAP_DAC_OVERRIDE: Final = 1
 _STATUS: Final = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_SYNC | os.O_NOATIME
 """The flags of open(2) that an open file keeps."""

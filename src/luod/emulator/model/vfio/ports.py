@@ -35,10 +35,15 @@ class Memory(Protocol):
 
 
 class MappableMemory(Memory, Protocol):
-    """Memory for DMA. That of a process is at an address, where none need be yet, and ends with the process."""
+    """Memory for DMA: part of a file, or addresses of a process.
+
+    At the addresses there may be memory later, or no longer. They end with the process.
+    """
 
     def pin(self, *, writable: bool, bars_too: bool = False) -> None:
-        """Raises Errno(EFAULT) where there is no memory, or if `writable` and it is read-only; EINVAL for a file's end.
+        """Checks whether DMA can reach all of the memory, and write to it if `writable`.
+
+        Raises Errno(EFAULT) for missing or read-only memory, Errno(EINVAL) beyond a file's end.
 
         `bars_too` accepts a mapped BAR of a device, as type1 does and iommufd never does.
         """

@@ -165,7 +165,7 @@ class ProcessMemory:
     ) -> None:
         """Uses `process` until `close`.
 
-        `is_bar` returns whether a file is the supervisor's own, and so a mapping of it that of a BAR.
+        `is_bar` returns whether a mapped file is one of the supervisor's: then the mapping is of a BAR.
         """
         self._process = process.use()
         self._pid = pid

@@ -206,7 +206,9 @@ class Context:
         return self._locked.account(caller.locker(), by_process=self.counts_by_process)
 
     def give_pages_to(self, caller: DeviceCaller) -> None:
-        """Counts all memory that counts against a user as the caller's, whose limit holds even with CAP_IPC_LOCK.
+        """Moves all memory that counts against a user to the caller's account.
+
+        The caller's limit holds even with CAP_IPC_LOCK.
 
         Raises Errno(ENOMEM): nothing is changed.
         """

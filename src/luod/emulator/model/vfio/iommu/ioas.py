@@ -48,9 +48,11 @@ class PartOfMapping(Errno):
 
 
 class Ioas:
-    """`page_tables` counts those made from it: with one, pages are the smallest unit, and there is a last address.
+    """One IOAS.
 
-    `attached` counts the devices that use one of them: with one, the window of message interrupts is reserved.
+    `page_tables` counts the page tables that were made from it. While there is one, a page is the smallest unit, and
+    addresses beyond the IOMMU's are reserved. `attached` counts the devices that use one of them. While there is one,
+    the window of message interrupts is reserved.
     """
 
     def __init__(self) -> None:
