@@ -184,6 +184,24 @@ def c_compiler() -> str:
     return require_tool("gcc", package="gcc")
 
 
+CompileC = Callable[[str], str]
+
+
+@pytest.fixture(scope="session")
+def compile_c(tmp_path_factory: pytest.TempPathFactory, c_compiler: str) -> CompileC:
+    """Compiles the text of a C program statically. Returns the program's path."""
+
+    @functools.cache
+    def compile_c(text: str) -> str:
+        folder = tmp_path_factory.mktemp("compiled")
+        source, program = folder / "program.c", folder / "program"
+        source.write_text(text)
+        subprocess.run([c_compiler, "-O1", "-static", "-o", program, source], check=True)
+        return str(program)
+
+    return compile_c
+
+
 def compiled(compiler: str, name: str) -> Iterator[str]:
     """Compiles tests/programs/NAME.c statically, in a directory of all users: pytest's are private. Yields its path."""
     with tempfile.TemporaryDirectory() as directory:
