@@ -8,6 +8,7 @@ open, and holds the lock of the device until then. A request that needs the lock
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable, Generator, Iterable
 from typing import Final
 
@@ -18,6 +19,7 @@ from luod.emulator.model.vfio.function import Function
 from luod.emulator.model.vfio.vfio_pci.pci_core import Surroundings
 
 _ANY: Final = 0xFFFFFFFF
+_IDS: Final = re.compile(r"\s*((?:0x)?[0-9a-f]+)\s+((?:0x)?[0-9a-f]+)", re.ASCII | re.IGNORECASE)
 Steps = Generator[Callable[[], bool], None, int]
 """A request that may wait. It yields a condition that has to be true before it continues, and returns its result."""
 
@@ -369,12 +371,8 @@ def _matches(driver: Driver, function: Function) -> bool:
 
 
 def _parse_id(words: str) -> tuple[int, int]:
-    """Returns the ids in `vendor device …`, hexadecimal. Raises Errno(EINVAL)."""
-    parts = words.split()
-    try:
-        vendor, device, *rest = (int(part, 16) for part in parts)
-    except ValueError:
-        raise Errno(errno.EINVAL) from None
-    if any(not 0 <= number <= _ANY for number in (vendor, device, *rest)):
+    """Returns the ids in `vendor device …`, hexadecimal, as sscanf reads them. Raises Errno(EINVAL)."""
+    found = _IDS.match(words)
+    if found is None:
         raise Errno(errno.EINVAL)
-    return vendor, device
+    return int(found[1], 16) & _ANY, int(found[2], 16) & _ANY

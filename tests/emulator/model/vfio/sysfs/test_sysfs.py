@@ -95,6 +95,9 @@ def test_binding_needs_an_override_or_an_id(root: Vmm) -> None:
     assert root.echo("", f"{DEVICES}/{A}/driver_override") == 1
     assert root.show(f"{DEVICES}/{A}/driver_override") == "(null)\n"
     assert root.echo("x" * 4094, f"{DEVICES}/{A}/driver_override") == -EINVAL
+    assert root.echo("x" + "\0" * 4093, f"{DEVICES}/{A}/driver_override") == -EINVAL, "by what was written"
+    assert root.echo("x" + "\0" * 4092, f"{DEVICES}/{A}/driver_override") == 4094
+    assert root.show(f"{DEVICES}/{A}/driver_override") == "x\n"
     assert root.echo("x" * 4093, f"{DEVICES}/{A}/driver_override") == 4094
 
 
@@ -107,8 +110,10 @@ def test_an_override_is_the_bytes_of_the_first_line(root: Vmm) -> None:
 
 
 def test_new_id_takes_every_device_of_that_kind(root: Vmm) -> None:
-    for words in ("", "1af4", "x y", "1af4 -1"):
+    for words in ("", "1af4", "x y", "1af4 -1", "1_0 1_0"):
         assert root.echo(words, f"{VFIO_PCI}/new_id") == -EINVAL
+    assert root.echo("0x1234 5678 and more", f"{VFIO_PCI}/new_id") == 21
+    assert root.echo("1234 5678", f"{VFIO_PCI}/remove_id") == 10
     assert root.echo("1af4 10f0", f"{VFIO_PCI}/new_id") == 10
     assert root.echo("1af4 10f0", f"{VFIO_PCI}/new_id") == -EEXIST
     for address in (A, B):

@@ -74,7 +74,7 @@ def override(function: Function, text: str) -> int:
     """Sets driver_override to the first line; an empty one removes it. Raises Errno(EINVAL) for a text too long."""
     if len(text) >= _OVERRIDE_END:
         raise Errno(errno.EINVAL)
-    function.driver_override = text.partition("\n")[0] or None
+    function.driver_override = re.split("[\n\0]", text)[0] or None
     return 0
 
 

@@ -102,7 +102,7 @@ class Sysfs:
             return attribute.write_at(offset, data)
         if attribute.write is None:
             raise Errno(errno.EIO)
-        result = attribute.write(data.split(b"\0", 1)[0].decode("latin-1"))
+        result = attribute.write(data.decode("latin-1"))
         return result if isinstance(result, Blocked) else len(data)
 
     def _attribute(self, path: str) -> Attribute:
@@ -307,4 +307,4 @@ def _written(write: Callable[[str], int | Blocked]) -> Attribute:
 
 
 def _line(text: str) -> str:
-    return text.removesuffix("\n")
+    return text.partition("\0")[0].removesuffix("\n")
