@@ -7,7 +7,9 @@ has them with a real luod.
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,104 @@ def test_without_luods_answer_to_what_it_carries_there_is_no_vote(
     with Impostor(tmp_path, following("preparing"), Answer(reply()), NO_ANSWER, NO_ANSWER) as impostor:
         assert not take_part(impostor.path, ready_with_memory(session), session, ())
     assert "Vote" not in asked(impostor)
+
+
+NO_SUCH_SESSION = Answer(reply({"name": "vm", "message": "gone", "hint": ""}, error="io.luod.Updates.NoSuchSession"))
+
+
+def until(*events: str) -> Answer:
+    """Returns luod's side of a connection that follows, which luod closes after these events."""
+    return Answer(*following(*events).chunks)
+
+
+@pytest.mark.parametrize("error", ["io.luod.TooManyConnections", "io.luod.Updates.Refused", "io.luod.InternalError"])
+def test_a_luod_that_does_not_let_it_follow_again_is_waited_for(
+    tmp_path: Path, take_part: Callable[..., Any], error: str
+) -> None:
+    """Such as an older luod, which refuses all calls until the newer one is installed again."""
+
+    async def steps(participant: Any, awaited: Any) -> str:
+        return str((await awaited(participant.next())).kind)
+
+    refused = Answer(reply({"message": "not now", "hint": ""}, error=error))
+    answers = (until(), Answer(reply()), refused, refused, following("preparing"), *[Answer(reply())] * 2)
+    with Impostor(tmp_path, *answers) as impostor:
+        assert take_part(impostor.path, steps, Session(), ()) == "preparing"
+    assert asked(impostor)[:5] == ["Follow", "Declare", "Follow", "Follow", "Follow"]
+
+
+def test_a_luod_that_does_not_let_it_follow_at_first_is_an_error(tmp_path: Path, take_part: Callable[..., Any]) -> None:
+    refused = Answer(reply({"message": "no valid name", "hint": ""}, error="io.luod.Updates.Refused"))
+    with Impostor(tmp_path, refused) as impostor, pytest.raises(luod.Refused, match="no valid name"):
+        take_part(impostor.path, None, Session(), ())
+
+
+def test_an_error_of_luods_on_the_connection_that_follows_ends_it_and_the_guest_is_resumed(
+    tmp_path: Path, take_part: Callable[..., Any]
+) -> None:
+    async def steps(participant: Any, awaited: Any) -> list[str]:
+        return [(await awaited(participant.next())).kind for _ in range(3)]
+
+    failed = Answer(*until("preparing", "freezing").chunks, reply({"message": "bug"}, error="io.luod.InternalError"))
+    answers = (failed, Answer(reply()), following(), Answer(reply()))
+    with Impostor(tmp_path, *answers) as impostor:
+        assert take_part(impostor.path, steps, Session(), ()) == ["preparing", "freezing", "cancelled"]
+
+
+def test_a_guest_that_waits_for_the_kexec_is_resumed_when_a_luod_without_an_update_is_back(
+    tmp_path: Path, take_part: Callable[..., Any]
+) -> None:
+    """No event need follow: the luod that is back may not know of the update."""
+    told = ("preparing", "freezing", "jumping")
+
+    async def steps(participant: Any, awaited: Any) -> list[str]:
+        return [(await awaited(participant.next())).kind for _ in range(4)]
+
+    with Impostor(tmp_path, until(*told), Answer(reply()), following(), Answer(reply())) as impostor:
+        assert take_part(impostor.path, steps, Session(), ()) == [*told, "cancelled"]
+
+
+def test_a_guest_that_waits_is_resumed_before_the_error_of_a_luod_that_lost_its_session(
+    tmp_path: Path, take_part: Callable[..., Any]
+) -> None:
+    async def steps(participant: Any, awaited: Any) -> list[str]:
+        kinds = [(await awaited(participant.next())).kind for _ in range(4)]
+        with pytest.raises(luod.NoSuchSession):
+            await awaited(participant.next())
+        return kinds
+
+    told = ("preparing", "freezing", "jumping")
+    again = (following(), NO_SUCH_SESSION)
+    with Impostor(tmp_path, until(*told), Answer(reply()), *again, *again) as impostor:
+        assert take_part(impostor.path, steps, Session(), ()) == [*told, "cancelled"]
+
+
+def test_a_forked_child_does_not_follow(tmp_path: Path, take_part: Callable[..., Any]) -> None:
+    """luod takes a participant to be alive while a copy of its connection is open."""
+
+    async def steps(participant: Any, awaited: Any) -> bool:
+        child = os.fork()
+        if child == 0:
+            os._exit(participant.fileno() != -1)
+        _, status = await asyncio.to_thread(os.waitpid, child, 0)
+        return bool(participant.fileno() != -1 and status == 0)
+
+    with Impostor(tmp_path, following(), Answer(reply())) as impostor:
+        assert take_part(impostor.path, steps, Session(), ())
+
+
+def test_a_participant_that_a_signal_closes_ends_its_loop(tmp_path: Path) -> None:
+    with Impostor(tmp_path, following(), Answer(reply())) as impostor:
+        participant = luod.Participant("vm", [Session()], client=luod.Client(impostor.path, timeout=10))
+        before = signal.signal(signal.SIGALRM, lambda *_: participant.close())
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+        try:
+            assert list(participant) == []
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        with pytest.raises(luod.BadInput, match="closed"):
+            participant.next()
 
 
 def without_fds(call: Callable[[], Any]) -> Any:

@@ -20,12 +20,10 @@ protocol for any language. After the kexec, `Client.restore` returns the workloa
 
 from __future__ import annotations
 
-import os
 import time
-import weakref
 
 from luod.client import Client, HeldOutgoingSession
-from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
+from luod.errors import BadInput, DaemonUnreachable, LuodError
 from luod.ipc.client import creation, participation
 from luod.ipc.client.connection import Connection, perform
 from luod.ipc.client.participation import PlannedFile
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
 
     from luod.ipc.client.participation import Carried, Event
     from luod.ipc.client.sessions import Exchange, T
+    from luod.ipc.framing import Reply
 
 __all__ = ["Participant", "Phase", "PlannedFile", "FrozenDevice"]  # noqa: RUF022 - most important first
 
@@ -86,7 +85,7 @@ class Phase(Told):
         client, name = self._participant._client, self._frozen_name(of)
         bare = self._participant._perform(creation.create(name, client.path, manifest=True))
         session = HeldOutgoingSession(client, name, bare)
-        self._part.froze(session)
+        self._part.froze(session, self.event)
         return session
 
     def __enter__(self) -> Self:
@@ -110,6 +109,7 @@ class Participant(ParticipantBase):
 
     luod may end and start again meanwhile: the participant follows and declares again by itself, and a phase
     `cancelled` reports the end of an update. A forked child is not a participant: its copy of the connection is closed.
+    One thread at a time may use a participant and its phases.
     """
 
     def __init__(
@@ -130,7 +130,6 @@ class Participant(ParticipantBase):
         super().__init__(name, sessions, planned)
         self._connection: Connection | None = None
         self._client = Client() if client is None else client
-        _living.add(self)
 
     def declare(self, sessions: Iterable[Carried], *, planned: Iterable[PlannedFile] = ()) -> None:
         """Answers for these sessions from now on, and for no others.
@@ -140,37 +139,43 @@ class Participant(ParticipantBase):
         """
         self._part.carry(sessions, planned)
         if self._connection is not None:
-            try:
-                self._perform(participation.declare(self._part))
-            except DaemonUnreachable:
-                pass
+            self._tell()
 
     def next(self, timeout: float | None = None) -> Phase | None:
         """Returns the next phase. Waits for it, without limit or for `timeout` seconds, after which it returns None.
 
-        While luod is gone, this looks for it. Raises the errors of `declare`, when a restarted luod does not know a
-        session any more; the participant continues, and the next call tries again. Raises the exception of a block of a
-        cancelled update that was not raised yet. Raises BadInput: the participant is closed.
+        It returns None also if the participant is closed meanwhile, such as by the handler of a signal. While luod is
+        gone, or does not let it follow, this looks for it. A call to a luod that does not answer lasts up to the
+        timeout of the client, also beyond `timeout`. Raises the errors of `declare`, when a restarted luod does not
+        know a session any more: the guest runs then, the participant continues, and the next call tries again. Raises
+        the exception of a block of a cancelled update that was not raised yet. Raises BadInput: the participant is
+        closed.
         """
         self._failure.raise_overdue()
+        if self._closed and not self._pending:
+            raise BadInput("the participant is closed", hint="make another one")
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             while not self._pending:
                 if self._closed:
-                    raise BadInput("the participant is closed", hint="make another one")
+                    return None
                 try:
                     if self._connection is None:
                         self._follow()
                     elif self._part.declares:
                         self._tell()
-                    self._take(participation.left(end, 0.5 if self._part.declares else None))
+                    if not self._pending:
+                        self._take(participation.left(end, 0.5 if self._part.declares else None))
                     self._pause = 0.0
-                except (DaemonUnreachable, ProtocolError) as error:
+                except participation.PASSING as error:
                     self._drop()
                     self._put(self._part.broken(error))
                     self._pause = participation.pause_after(self._pause)
                     if not self._pending:
                         time.sleep(participation.left(end, self._pause) or 0.0)
+                except LuodError:
+                    if not self._pending:  # a guest that waits to be resumed comes first
+                        raise
                 if not self._pending and end is not None and time.monotonic() >= end:
                     return None
             event = self._pending.pop(0)
@@ -214,7 +219,7 @@ class Participant(ParticipantBase):
         connection = Connection(self._client.path, timeout=self._client.timeout)
         try:
             connection.begin(self._part.follow())
-            reply = connection.next(self._client.timeout)
+            reply = self._next_of(connection, self._client.timeout)
             if reply is None:
                 raise DaemonUnreachable(f"luod at {self._client.path} did not answer in time")
             self._connection = connection
@@ -230,7 +235,7 @@ class Participant(ParticipantBase):
     def _take(self, seconds: float | None) -> None:
         """Handles one event, if one arrives within `seconds`."""
         assert self._connection is not None
-        reply = self._connection.next(seconds)
+        reply = self._next_of(self._connection, seconds)
         if reply is None:
             return
         with reply:
@@ -240,11 +245,18 @@ class Participant(ParticipantBase):
             # Reports files that were preserved since. luod grants the memory of planned files after this.
             self._tell()
 
+    def _next_of(self, connection: Connection, seconds: float | None) -> Reply | None:
+        try:
+            return connection.next(seconds)
+        except LuodError as error:
+            self._part.check_refusal(error)
+            raise
+
     def _tell(self) -> None:
         """Declares. Its failure does not end the connection that follows, which alone says what luod does."""
         try:
             self._perform(participation.declare(self._part))
-        except (DaemonUnreachable, ProtocolError):
+        except participation.PASSING:
             pass  # tried again
 
     def _drop(self) -> None:
@@ -276,15 +288,3 @@ class Participant(ParticipantBase):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._left(error)
-
-
-_living: weakref.WeakSet[Participant] = weakref.WeakSet()
-
-
-def _leave_to_parent() -> None:
-    for participant in _living:
-        participant._closed = True
-        participant._drop()
-
-
-os.register_at_fork(after_in_child=_leave_to_parent)

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from luod.aio.client import AsyncClient, AsyncHeldOutgoingSession
-from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
+from luod.errors import BadInput, LuodError
 from luod.ipc import framing
 from luod.ipc.client import creation, participation
 from luod.ipc.client.async_connection import connected, perform, received, send
@@ -52,7 +52,7 @@ class AsyncPhase(Told):
         client, name = self._participant._client, self._frozen_name(of)
         bare = await self._participant._perform(creation.create(name, client.path, manifest=True))
         session = AsyncHeldOutgoingSession(client, name, bare)
-        self._part.froze(session)
+        self._part.froze(session, self.event)
         return session
 
     async def __aenter__(self) -> Self:
@@ -91,8 +91,7 @@ class AsyncParticipant(ParticipantBase):
         """See `luod.Participant.declare`."""
         self._part.carry(sessions, planned)
         if self._connection is not None:
-            with contextlib.suppress(DaemonUnreachable):
-                await self._perform(participation.declare(self._part))
+            await self._tell()
 
     async def next(self, timeout: float | None = None) -> AsyncPhase | None:
         """See `luod.Participant.next`. It may be cancelled, and nothing is lost."""
@@ -121,14 +120,18 @@ class AsyncParticipant(ParticipantBase):
                 await self._follow()
             elif self._part.declares:
                 await self._tell()
-            await self._take(participation.left(end, 0.5 if self._part.declares else None))
+            if not self._pending:
+                await self._take(participation.left(end, 0.5 if self._part.declares else None))
             self._pause = 0.0
-        except (DaemonUnreachable, ProtocolError) as error:
+        except participation.PASSING as error:
             self._drop()
             self._put(self._part.broken(error))
             self._pause = participation.pause_after(self._pause)
             if not self._pending:
                 await asyncio.sleep(participation.left(end, self._pause) or 0.0)
+        except LuodError:
+            if not self._pending:  # a guest that waits to be resumed comes first
+                raise
 
     async def run(
         self,
@@ -162,7 +165,7 @@ class AsyncParticipant(ParticipantBase):
                 await send(self._connection, self._part.follow(), [])
                 reply = await received(self._connection, self._inbox)
             with reply:
-                reply.raise_error()
+                self._raise_error(reply)
                 self._put(self._part.begun(reply))
             if self._part.declares:
                 await self._perform(participation.declare(self._part))
@@ -185,14 +188,21 @@ class AsyncParticipant(ParticipantBase):
         except OSError as error:
             raise unreachable(self._client.path, error) from error
         with reply:
-            reply.raise_error()
+            self._raise_error(reply)
             event = self._part.told(reply)
         self._put(event)
         if event is not None and event.kind == "preparing":
             await self._tell()
 
+    def _raise_error(self, reply: framing.Reply) -> None:
+        try:
+            reply.raise_error()
+        except LuodError as error:
+            self._part.check_refusal(error)
+            raise
+
     async def _tell(self) -> None:
-        with contextlib.suppress(DaemonUnreachable, ProtocolError):
+        with contextlib.suppress(*participation.PASSING):
             await self._perform(participation.declare(self._part))
 
     def _drop(self) -> None:

@@ -209,3 +209,24 @@ def test_a_vote_and_a_declaration_name_the_update_that_they_are_for() -> None:
     part.carry((), ())
     (after,) = list(declare(part))
     assert [(call.parameters or {}).get("generation") for call in (before, during, after)] == [None, 3, None]
+
+
+class Closed:
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_frozen_session_that_comes_after_the_end_of_its_update_is_closed() -> None:
+    """Another task of asyncio may have been told of the end meanwhile. A later kexec would carry the session."""
+    part = Participation("vm", (), ())
+    following(part)
+    event = part.told(Reply({"event": "freezing", "generation": 3}))
+    assert event is not None
+    early, late = Closed(), Closed()
+    part.froze(early, event)
+    assert not early.closed
+    told(part, "cancelled")
+    part.froze(late, event)
+    assert (early.closed, late.closed) == (True, True)

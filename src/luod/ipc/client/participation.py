@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from luod.errors import BadInput, CallFailed, DaemonUnreachable, ProtocolError
+from luod.errors import BadInput, Busy, CallFailed, DaemonUnreachable, LuodError, ProtocolError
 from luod.frozen import frozen
 from luod.ipc.client.sessions import Call
 from luod.ipc.decode import decode
@@ -40,6 +40,8 @@ _NAME: Final = 63
 """Files of one Declare, and characters of their names: a message has up to 64 KiB. Further files are summed up."""
 _AGAIN_FIRST: Final = 0.05
 _AGAIN_LAST: Final = 1.0
+PASSING: Final = (DaemonUnreachable, ProtocolError, Busy)
+"""Errors after which the same call may succeed: luod is gone, starts, or has no room for a connection."""
 REASON_MAX: Final = 500
 """The maximum length of a veto's reason in characters."""
 
@@ -111,6 +113,8 @@ class Participation:
         """The last event of the update; "out" without one."""
         self.generation: int | None = None
         """The number of the update; None without one, or if luod did not tell it."""
+        self._followed = False
+        """Whether luod has ever let this participant follow."""
         self._told: list[DeclaredSession] | None = None
         self._frozen: list[Closable] = []
         self.carry(sessions, planned)
@@ -136,10 +140,19 @@ class Participation:
         event, secret, state = (reply.parameters.get(member) for member in ("event", "participant", "state"))
         if event != "following" or not isinstance(secret, str) or not isinstance(state, str):
             raise ProtocolError("luod's first answer to Follow is not `following`")
-        self.secret, self.undeclared, self._told = secret, True, None
+        self.secret, self.undeclared, self._told, self._followed = secret, True, None, True
         if self._standing == "jumping" and state != "jumping":
             return self._cancelled("luod was started again, and the machine has not jumped", frozen=None)
         return None
+
+    def check_refusal(self, error: LuodError) -> None:
+        """Raises DaemonUnreachable for `error`, an answer to Follow, if luod has let this participant follow before.
+
+        Such a luod may accept it later, as if it were gone now: an older one, for example, refuses all calls until the
+        newer one is installed again.
+        """
+        if self._followed and not isinstance(error, PASSING):
+            raise DaemonUnreachable(f"luod does not let {self.name!r} follow: {error}", hint=error.hint) from error
 
     def told(self, reply: Reply) -> Event | None:
         """Handles a further reply. Returns None if it has no news."""
@@ -181,9 +194,12 @@ class Participation:
             return None
         return self._cancelled("the connection to luod broke")
 
-    def froze(self, session: Closable) -> None:
-        """Takes `session`, which is closed when the update is cancelled, or with this object."""
-        self._frozen.append(session)
+    def froze(self, session: Closable, event: Event) -> None:
+        """Takes `session`, which is closed when the update of `event` is cancelled, or with this object."""
+        if self.generation == event.generation:
+            self._frozen.append(session)
+        else:
+            session.close()  # another task was told meanwhile that the update is over
 
     def close(self) -> None:
         for session in self._frozen:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+import weakref
 
 from luod.ipc.client import participation
 from luod.ipc.client.failure import Failure
@@ -62,7 +64,10 @@ class Told:
 
     @property
     def seconds_left(self) -> float | None:
-        """Returns the seconds until the vote is due; None if no vote is awaited."""
+        """Returns the seconds until the vote is due; None if no vote is awaited.
+
+        They count from the return of `next`: an event that waited to be read is due earlier.
+        """
         return None if self._ends is None else max(0.0, self._ends - time.monotonic())
 
     @property
@@ -120,6 +125,7 @@ class ParticipantBase:
         self._connection = None
         self._pause = 0.0
         self._closed = False
+        _living.add(self)
 
     def fileno(self) -> int:
         """Returns an fd that is readable when `next(0)` has work; another one after a restart of luod.
@@ -158,3 +164,15 @@ class ParticipantBase:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+
+_living: weakref.WeakSet[ParticipantBase] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    for participant in _living:
+        participant._closed = True
+        participant._drop()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
