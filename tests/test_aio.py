@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import luod
+from luod.ipc.client.async_connection import in_thread, send
 from luod.linux import Fd
 from luod.liveupdate import IncomingSession
 from tests.impostor import Answer, Impostor, reply
@@ -91,3 +93,45 @@ def test_a_kernel_call_stops_neither_the_loop_nor_for_being_cancelled(tmp_path: 
     with Impostor(tmp_path, Answer(reply({"sessions": []}))) as impostor:
         asyncio.run(run(impostor.path))
     assert [call["method"] for call in impostor.calls] == ["io.luod.Sessions.List"]
+
+
+def test_a_kernel_call_is_awaited_also_when_the_loop_ends() -> None:
+    """Else the fds that it uses would be closed under it, and those of its result stay open."""
+    begun, may_end = threading.Event(), threading.Event()
+    made: list[Fd] = []
+
+    def call() -> tuple[str, Fd]:
+        begun.set()
+        assert may_end.wait(60)
+        made.append(Fd(os.open(os.devnull, os.O_RDWR)))
+        return "vm", made[0]
+
+    async def run() -> asyncio.Task[tuple[str, Fd]]:
+        waiting = asyncio.create_task(in_thread(call))
+        await asyncio.to_thread(begun.wait)
+        threading.Timer(0.1, may_end.set).start()
+        return waiting
+
+    assert asyncio.run(run()).cancelled()
+    assert [fd.closed for fd in made] == [True]
+
+
+def test_a_message_that_does_not_fit_the_socket_is_sent_as_it_is_read() -> None:
+    message = os.urandom(1 << 20)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+
+    def read() -> bytes:
+        found = b""
+        while data := theirs.recv(1 << 16):
+            found += data
+        return found
+
+    async def run() -> bytes:
+        reading = asyncio.ensure_future(asyncio.to_thread(read))
+        with ours:
+            await send(ours, message, [])
+        return await reading
+
+    with theirs:
+        assert asyncio.run(run()) == message

@@ -6,6 +6,8 @@ import json
 import os
 import resource
 import socket
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -144,6 +146,34 @@ def test_a_long_message_and_its_fds_go_through_a_socket() -> None:
     assert reply is not None
     assert [os.fstat(number.fileno()).st_size for number in reply.fds] == [3]
     reply.close()
+
+
+SENDS_TO_NOBODY = """
+import asyncio, signal, socket
+from luod.ipc.client import async_connection
+from luod.ipc.framing import send
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+def closed():
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    ours.setblocking(False)
+    return ours
+for attempt in (
+    lambda: send(closed(), b"x"),
+    lambda: send(closed(), b"x", [0]),
+    lambda: asyncio.run(async_connection.send(closed(), b"x", [])),
+):
+    try:
+        attempt()
+    except BrokenPipeError:
+        print("broken", flush=True)
+"""
+
+
+def test_a_closed_connection_is_an_error_also_in_a_program_that_does_not_ignore_sigpipe() -> None:
+    """luod closes a connection unread that it has no room for."""
+    done = subprocess.run([sys.executable, "-c", SENDS_TO_NOBODY], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "broken\n" * 3), done.stderr
 
 
 def test_fds_this_process_has_no_room_for_are_a_protocol_error() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, MSG_CTRUNC, SCM_RIGHTS, SOL_SOCKET
+from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_NOSIGNAL, SCM_RIGHTS, SOL_SOCKET
 
 from luod import errors
 from luod.decode import encode
@@ -177,16 +177,20 @@ def receive(connection: socket) -> tuple[bytes, tuple[Fd, ...]]:
     return data, fds
 
 
-def send_some(connection: socket, message: bytes, fds: Sequence[int]) -> int:
-    """Sends a part of a message, with `fds`, and returns its length. The caller keeps its fds. Raises OSError."""
-    return connection.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))])
+def send_some(connection: socket, message: bytes | memoryview, fds: Sequence[int] = ()) -> int:
+    """Sends a part of a message, with `fds`, and returns its length. The caller keeps its fds. Raises OSError.
+
+    A peer that closed the connection is a BrokenPipeError, also in a program that does not ignore SIGPIPE.
+    """
+    control = [(SOL_SOCKET, SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
+    return connection.sendmsg([message], control, MSG_NOSIGNAL)
 
 
 def send(connection: socket, message: bytes, fds: Sequence[int] = ()) -> None:
     """Sends a whole message on a blocking socket, `fds` with its first byte.
 
-    The caller keeps its fds. Raises OSError.
+    The caller keeps its fds. Raises OSError, as `send_some`.
     """
     sent = send_some(connection, message, fds) if fds else 0
     if sent < len(message):
-        connection.sendall(memoryview(message)[sent:])
+        connection.sendall(memoryview(message)[sent:], MSG_NOSIGNAL)

@@ -105,10 +105,13 @@ async def connected(path: str) -> socket.socket:
 
 async def send(connection: socket.socket, message: bytes, fds: list[int]) -> None:
     """Sends a whole message, `fds` with its first byte. The caller keeps its fds. Raises OSError."""
-    # A new connection has room for a first byte.
-    sent = framing.send_some(connection, message, fds) if fds else 0
-    if sent < len(message):  # an answer may have arrived already, and the connection be closed
-        await asyncio.get_running_loop().sock_sendall(connection, message[sent:])
+    loop = asyncio.get_running_loop()
+    rest = memoryview(message)
+    while rest:
+        try:
+            rest, fds = rest[framing.send_some(connection, rest, fds) :], []
+        except BlockingIOError:
+            await _until(lambda ready: loop.add_writer(connection, ready), lambda: loop.remove_writer(connection))
 
 
 async def received(connection: socket.socket, inbox: framing.Inbox) -> framing.Reply:
@@ -131,12 +134,17 @@ async def _receive(connection: socket.socket) -> tuple[bytes, tuple[Fd, ...]]:
         try:
             return framing.receive(connection)
         except BlockingIOError:
-            readable = asyncio.Event()
-            loop.add_reader(connection, readable.set)
-            try:
-                await readable.wait()
-            finally:
-                loop.remove_reader(connection)
+            await _until(lambda ready: loop.add_reader(connection, ready), lambda: loop.remove_reader(connection))
+
+
+async def _until(watch: Callable[[Callable[[], None]], object], unwatch: Callable[[], object]) -> None:
+    """Returns when the callback that `watch` gets was called."""
+    ready = asyncio.Event()
+    watch(ready.set)
+    try:
+        await ready.wait()
+    finally:
+        unwatch()
 
 
 @dataclass(frozen=True)
@@ -164,7 +172,8 @@ async def in_thread(call: Callable[[], T]) -> T:
     It always runs to its end: closing fds under a thread that uses them would affect the next fd with that number. When
     cancelled, it closes the fds in the call's result.
     """
-    running = asyncio.ensure_future(asyncio.to_thread(call))
+    # A task would be cancelled with all others when the loop ends, and the thread would go on alone.
+    running = asyncio.get_running_loop().run_in_executor(None, call)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
@@ -183,6 +192,9 @@ def _close(value: object) -> None:
             _close(value.value)
         case dict():
             for each in value.values():
+                _close(each)
+        case tuple():
+            for each in value:
                 _close(each)
         case Fd() | OutgoingSession() | IncomingSession() | Arrived():
             value.close()

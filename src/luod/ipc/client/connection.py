@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import time
 from _socket import AF_UNIX, SO_SNDTIMEO, SOCK_STREAM, SOL_SOCKET, socket
+from errno import ENOTCONN
 
 from luod.errors import BadInput, CallFailed, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc import framing, names
@@ -49,7 +50,6 @@ class Connection(Resource):
         """
         if timeout is not None:
             check_seconds("a timeout", timeout)
-        period = _period(timeout)
         self._path = path
         self._timeout = timeout
         self._inbox = framing.Inbox()
@@ -58,13 +58,29 @@ class Connection(Resource):
         except OSError as error:
             raise unreachable(path, error) from error
         try:
-            # A timeout of Python makes the socket non-blocking, and a unix socket does not wait for room in the
-            # listener's queue then. The kernel's own timeout does.
-            self._socket.setsockopt(SOL_SOCKET, SO_SNDTIMEO, period)
-            self._socket.connect(path)
+            self._connect(path, timeout)
         except (OSError, ValueError) as error:
             self._socket.close()
             raise unreachable(path, error) from error
+
+    def _connect(self, path: str, timeout: float | None) -> None:
+        """Waits for room in the listener's queue. Raises OSError (BlockingIOError after `timeout`), ValueError."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            # A timeout of Python makes the socket non-blocking, and a unix socket does not wait for room then. The
+            # kernel's own timeout does.
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError
+            self._socket.setsockopt(SOL_SOCKET, SO_SNDTIMEO, _period(left))
+            self._socket.connect(path)
+            try:
+                self._socket.getpeername()
+                return
+            except OSError as error:
+                # A signal ended the wait, which Python takes for a connection that is being made.
+                if error.errno != ENOTCONN:
+                    raise
 
     def ask(self, message: bytes, fds: Sequence[int] = ()) -> framing.Reply:
         """Sends a call and returns its reply, which the caller closes. The caller keeps its `fds`.
