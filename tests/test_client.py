@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +30,7 @@ from luod.errors import (
     Refused,
     SessionExists,
 )
+from luod.linux import memfd
 from tests.impostor import Answer, Impostor, reply
 
 Ask = Callable[..., Any]
@@ -210,6 +213,61 @@ def test_a_luod_that_accepts_nobody_is_given_up_in_time(tmp_path: Path, ask: Ask
         waiting.connect(path)
         with pytest.raises(DaemonUnreachable, match="in time"):
             ask(path, "sessions", timeout=0.2)
+
+
+def test_signals_while_a_full_luod_accepts_no_connection_do_not_fail_the_call(tmp_path: Path, ask: Ask) -> None:
+    """A vote that fails at once would cancel the update only at its deadline."""
+    path = str(tmp_path / "luod.sock")
+    answered = threading.Event()
+
+    def accept_late(listener: socket.socket) -> None:
+        listener.accept()[0].close()
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(reply({"sessions": []}))
+        answered.set()
+
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as waiting:
+            listener.bind(path)
+            listener.listen(0)
+            waiting.connect(path)
+            signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+            later = threading.Timer(0.3, accept_late, [listener])
+            later.start()
+            try:
+                assert ask(path, "sessions") == ()
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                if not answered.wait(1):
+                    socket.socket(socket.AF_UNIX).connect_ex(path)
+                later.join(10)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+NOT_STASHED: Final = reply({"name": "vm", "message": "none", "hint": ""}, error="io.luod.Sessions.NotStashed")
+
+
+@pytest.mark.parametrize("again", [Answer(NOT_STASHED), Answer(), Answer(CROWDED)])
+def test_files_are_kept_that_luod_may_have_closed_without_an_answer(tmp_path: Path, ask: Ask, again: Answer) -> None:
+    """They may be the last fds of a guest's memory."""
+    with memfd("ram", 3) as ram:
+        given = Answer(reply({"files": [{"name": "ram", "file_fd": 0}]}), fds=[ram.fileno()])
+        with Impostor(tmp_path, given, Answer(), *[again] * 100) as impostor:
+            files = ask(impostor.path, "unstash", "vm", timeout=0.2)
+    assert os.fstat(files["ram"].fileno()).st_size == 3
+    files["ram"].close()
+
+
+def test_files_are_closed_that_luod_still_has(tmp_path: Path, ask: Ask) -> None:
+    with memfd("ram", 3) as ram:
+        given = Answer(reply({"files": [{"name": "ram", "file_fd": 0}]}), fds=[ram.fileno()])
+        refused = Answer(reply({"message": "no", "hint": ""}, error="io.luod.Sessions.Refused"))
+        with Impostor(tmp_path, given, refused) as impostor, pytest.raises(Refused):
+            ask(impostor.path, "unstash", "vm")
 
 
 def test_nobody_there_is_said(tmp_path: Path, ask: Ask) -> None:

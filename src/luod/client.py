@@ -196,8 +196,9 @@ class Client(ClientBase):
     def unstash(self, name: str, *, keep: bool = False) -> dict[str, Fd]:
         """Returns the files that a process of this user stashed under `name`; the caller owns them.
 
-        luod closes its own fds once the files arrived. With `keep` it holds them until `drop_stash`, for another
-        process after a crash. Raises NotStashed.
+        luod closes its own fds once the files arrived; if it cannot be reached for that, the files are returned, and
+        `drop_stash` repeats it. A process that is interrupted meanwhile, as by KeyboardInterrupt, may lose the files.
+        With `keep` luod holds them until `drop_stash`, for another process after a crash. Raises NotStashed.
         """
         from luod.ipc.client import held_files
 

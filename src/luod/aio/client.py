@@ -31,7 +31,8 @@ class AsyncClient(ClientBase):
     """`luod.Client` with coroutines. Calls may run at the same time.
 
     Cancelling a call drops its connection; it is not known then whether luod executed the call. A kernel call that has
-    begun is awaited first. Cancelling `replace` loses the session, as a death in between does.
+    begun is awaited first. Cancelling `replace` loses the session, as a death in between does, and cancelling `unstash`
+    without `keep` may lose the files.
     """
 
     async def create(self, name: str, *, manifest: bool = True) -> AsyncHeldOutgoingSession:

@@ -5,7 +5,7 @@ The exchanges are like those of `luod.ipc.client.sessions`. `luod.client` and `l
 
 from __future__ import annotations
 
-from luod.errors import BadInput, ProtocolError
+from luod.errors import BadInput, DaemonUnreachable, LuodError, ProtocolError
 from luod.ipc.client.sessions import Call
 from luod.liveupdate.session import check_text
 from luod.session_name import SessionName
@@ -43,11 +43,22 @@ def unstash(name: str, *, keep: bool) -> Exchange[dict[str, Fd]]:
     taken = _files(reply)
     try:
         if not keep:
-            yield Call("DropStash", {"name": name})  # only now that they have arrived
+            yield from _dropped(name)  # only now that they have arrived
     except BaseException:
         _close(taken)
         raise
     return taken
+
+
+def _dropped(name: str) -> Exchange[None]:
+    """Makes luod close its fds. Returns also if that is not known: after a lost answer the caller's may be the last."""
+    try:
+        yield Call("DropStash", {"name": name})
+    except (DaemonUnreachable, ProtocolError):
+        try:
+            yield Call("DropStash", {"name": name})
+        except LuodError:
+            pass
 
 
 def drop_stash(name: str) -> Exchange[None]:
