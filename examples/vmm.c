@@ -255,6 +255,7 @@ static int release(const char *of, const char *direction, const char *outcome)
 static int ram = -1;
 static volatile uint64_t *count;
 
+/* Returns a memfd, or -1. */
 static int new_memory(const char *what, size_t size)
 {
 	/* Without MFD_EXEC `vm.memfd_noexec=1` adds a seal, and the memory is read-only after the kexec. */
@@ -262,17 +263,18 @@ static int new_memory(const char *what, size_t size)
 
 	if (fd < 0 && errno == EINVAL) /* a kernel without this flag does not seal either */
 		fd = memfd_create(what, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (fd < 0 || ftruncate(fd, (off_t)size))
-		fail("memfd_create");
+	if (fd >= 0 && ftruncate(fd, (off_t)size)) {
+		close(fd);
+		fd = -1;
+	}
 	return fd;
 }
 
-static void preserve(int in, int fd)
+static int preserve(int in, int fd)
 {
 	struct session_file file = { sizeof(file), fd, TOKEN };
 
-	if (ioctl(in, SESSION_PRESERVE_FD, &file))
-		fail("PRESERVE_FD");
+	return ioctl(in, SESSION_PRESERVE_FD, &file);
 }
 
 static int retrieve(int from)
@@ -321,13 +323,14 @@ static void resuming(void)
  */
 static int come_back(void)
 {
-	char error[ERROR_MAX], frozen_name[64] = "";
+	char error[ERROR_MAX], frozen_name[64] = "", parameters[128];
 	size_t length = strlen(name);
 	const char *list;
 	uint64_t state;
 	int running, frozen, file;
 
-	list = member(member(call("Sessions.List", "{}", NULL, error), "parameters"), "sessions");
+	snprintf(parameters, sizeof(parameters), "{\"workload\":\"%s\"}", name);
+	list = member(member(call("Sessions.List", parameters, NULL, error), "parameters"), "sessions");
 	for (list = list ? skip_space(list + 1) : ""; *list == '{'; list = skip_space(list + (*list == ','))) {
 		char found[64];
 
@@ -423,26 +426,21 @@ static void vote(const char *phase, const char *generation, const char *veto)
 	call("Updates.Vote", parameters, NULL, error); /* after a late vote comes `cancelled` */
 }
 
-/* Writes the paused guest's state to NAME#GENERATION, and votes. Returns the session's fd, -1 with a veto. */
+/* Writes the paused guest's state to NAME#GENERATION, and votes. Returns the session's fd, or -1. A failure is a veto:
+ * the guest goes on when `cancelled` comes. */
 static int freeze(const char *generation)
 {
 	char frozen_name[80], error[ERROR_MAX];
 	uint64_t now = *count;
-	int frozen, file;
+	int frozen, file, ready;
 
 	say("frozen", now, "");
 	snprintf(frozen_name, sizeof(frozen_name), "%s#%s", name, generation);
 	frozen = session("Sessions.Create", frozen_name, error);
-	if (frozen < 0) {
-		vote("freezing", generation, "there is no session for the state");
-		return -1;
-	}
-	file = new_memory("state", sizeof(now));
-	if (pwrite(file, &now, sizeof(now), 0) != sizeof(now))
-		fail("the state");
-	preserve(frozen, file);
+	file = frozen < 0 ? -1 : new_memory("state", sizeof(now));
+	ready = file >= 0 && pwrite(file, &now, sizeof(now), 0) == sizeof(now) && !preserve(frozen, file);
 	close(file);
-	vote("freezing", generation, "");
+	vote("freezing", generation, ready ? "" : "its state cannot be preserved");
 	return frozen;
 }
 
@@ -511,13 +509,14 @@ int main(int argc, char **argv)
 	if (come_back()) {
 		ram = new_memory("ram", RAM_SIZE);
 		count = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, ram, 0);
-		if (count == MAP_FAILED)
-			fail("mmap");
+		if (ram < 0 || count == MAP_FAILED)
+			fail("the guest's memory");
 	}
 	release(name, "outgoing", "given_up"); /* of an earlier VMM process, which ended without an update */
 	mine = session("Sessions.Create", name, error);
 	if (mine < 0)
 		refused("luod creates no session", error);
-	preserve(mine, ram);
+	if (preserve(mine, ram))
+		fail("PRESERVE_FD");
 	take_part();
 }

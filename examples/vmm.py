@@ -48,10 +48,8 @@ def restore(client: luod.Client, name: str) -> Guest | None:
         return None
     if restored is None:
         return None
-    state = b""
-    if "state" in restored:
-        with restored["state"] as file, open(file.fileno(), "rb", closefd=False) as opened:
-            state = opened.read(COUNT.size)
+    with restored["state"] as file, open(file.fileno(), "rb", closefd=False) as opened:
+        state = opened.read(COUNT.size)
     guest = Guest(restored["ram"], state)
     restored.resume()  # before its first instruction: it cannot be resumed a second time
     print(f"{name}: resumes at {guest.count}", flush=True)

@@ -27,11 +27,16 @@ def vmm(request: pytest.FixtureRequest, luod: Luod, tmp_path: Path) -> list[str]
     """Returns the command of an example, without the guest's name."""
     if request.param == "Python":
         return luod.python().script(EXAMPLES / "vmm.py")
+    return [c_program(tmp_path)]
+
+
+def c_program(folder: Path) -> str:
+    """Builds vmm.c, and returns its path."""
     compiler = require_tool("gcc", package="gcc")
-    program = tmp_path / "vmm"
+    program = folder / "vmm"
     options = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-O1"]
     subprocess.run([compiler, *options, "-o", program, EXAMPLES / "vmm.c"], check=True)
-    return [str(program)]
+    return str(program)
 
 
 class Log:
@@ -159,3 +164,13 @@ def test_a_guest_that_was_carried_over_is_left_for_the_next_kernel(luod: Luod, t
     log.start()
     log.expect("vm: takes part")
     assert f"vm: resumes at {frozen}\n" in (tmp_path / "log").read_text()
+
+
+def test_a_guest_whose_state_cannot_be_preserved_goes_on(luod: Luod, tmp_path: Path) -> None:
+    """vmm.c has the fds that it needs until then, and not the one for its state."""
+    program = c_program(tmp_path)
+    log = Log(luod, ["sh", "-c", 'ulimit -n 8; exec "$@"', "sh", program], tmp_path / "log")
+    log.start()
+    log.expect("vm: takes part")
+    assert "its state cannot be preserved" in begin(luod).until("cancelled")["reason"]
+    log.expect(r"vm: goes on at \d+: .*its state cannot be preserved")
