@@ -6,7 +6,16 @@ from typing import Any, cast
 
 import pytest
 
-from luod.errors import AlreadyResumed, Busy, CallFailed, DaemonUnreachable, NoSuchSession
+from luod.errors import (
+    AlreadyResumed,
+    Busy,
+    CallFailed,
+    DaemonUnreachable,
+    LuodError,
+    NoSuchSession,
+    Refused,
+    Torn,
+)
 from luod.ipc.client import restore
 from luod.ipc.framing import Reply
 
@@ -121,3 +130,31 @@ def test_h12_a_refusal_after_a_lost_answer_leaves_open_which_process_resumed_it(
     steps.throw(DaemonUnreachable("killed"))
     with pytest.raises(DaemonUnreachable):
         steps.throw(CallFailed("io.luod.Updates.WrongPhase", "already"))
+
+
+@pytest.mark.parametrize("error", [Busy("io.luod.TooManyConnections", "full"), Refused("its registry is newer")])
+def test_h12_a_luod_that_answers_only_that_it_cannot_leaves_open_whether_the_lost_call_was_recorded(
+    error: LuodError,
+) -> None:
+    steps = restore.resume(of_vm())
+    next(steps)
+    steps.throw(DaemonUnreachable("killed"))
+    with pytest.raises(DaemonUnreachable):
+        steps.throw(error)
+
+
+@pytest.mark.parametrize("error", [Torn("torn"), NoSuchSession(2, "luod")])
+def test_h12_an_answer_about_the_session_after_a_lost_one_is_raised(error: LuodError) -> None:
+    steps = restore.resume(of_vm())
+    next(steps)
+    steps.throw(DaemonUnreachable("killed"))
+    with pytest.raises(type(error)):
+        steps.throw(error)
+
+
+def test_h12_a_guest_that_another_process_resumed_meanwhile_is_not_started_from_the_beginning() -> None:
+    steps = restore.resume(of_vm())
+    next(steps)
+    with pytest.raises(AlreadyResumed) as caught:
+        steps.throw(CallFailed("io.luod.Updates.WrongPhase", "already"))
+    assert "end this one" in caught.value.hint

@@ -5,7 +5,7 @@ The exchanges are like those of `luod.ipc.client.sessions`. `luod.client` and `l
 
 from __future__ import annotations
 
-from luod.errors import AlreadyResumed, BadInput, CallFailed, DaemonUnreachable, NoSuchSession, Torn
+from luod.errors import AlreadyResumed, BadInput, CallFailed, DaemonUnreachable, LuodError, NoSuchSession, Torn
 from luod.ipc.client import sessions
 from luod.ipc.client.sessions import INCOMING, OUTGOING, Call
 from luod.ipc.names import UPDATES
@@ -183,15 +183,16 @@ def resume(restored: RestoredFiles[H]) -> Exchange[None]:
         except DaemonUnreachable as lost:
             try:
                 yield Call("Resuming", {"names": [restored.name]}, UPDATES)
-            except CallFailed as error:
-                if error.name == f"{UPDATES}.WrongPhase":
-                    raise lost from error  # luod does not know by whom: it may have been the first call
+            except (NoSuchSession, Torn):
                 raise
+            except LuodError as error:
+                raise lost from error  # the first call may have been recorded, and no other process may make it
     except BaseException as error:
         restored._resumed = False
         if not isinstance(error, CallFailed) or error.name != f"{UPDATES}.WrongPhase":
             raise
-        raise AlreadyResumed(error.message, hint=_cold_start(restored.name)) from error
+        # It was not resumed when this process retrieved it.
+        raise AlreadyResumed(error.message, hint="another process runs the guest: end this one") from error
 
 
 def finish(handles: Sequence[IncomingHandle]) -> Exchange[None]:
