@@ -55,11 +55,11 @@ class Outcome:
 
 
 async def replaced(qemu: Qemu, before: Side, after: Side, ram: Fd, folder: str) -> Outcome:
-    """Makes `qemu`, which runs the guest on `ram` by `before`, the QEMU of `after`; after a failure it is as before.
+    """Replaces `qemu`, which runs the guest on `ram` and was started by `before`, by a QEMU of `after`.
 
-    `ram` belongs to the caller. `folder` is made for the sockets of a transfer, and removed. Raises QemuEnded, also as
-    GuestEnded: no QEMU runs the guest any more. Raises another QemuError: the guest stays paused in the old one, which
-    does not continue it.
+    After a failure the guest goes on with a QEMU of `before`. `ram` belongs to the caller. `folder` is made for the
+    sockets of a transfer, and removed. Raises QemuEnded, also as GuestEnded: no QEMU runs the guest any more. Raises
+    another QemuError: the guest stays paused in the old one, which does not continue it.
     """
     once = exclusive(after.plan.arguments)
     async with qemu.exchange():
@@ -78,7 +78,7 @@ async def _attempted(qemu: Qemu, way: str, running: bool, attempt: Callable[[], 
     except GuestEnded:
         await _killed(qemu)
         raise
-    except (LuodError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - no error of the agent's ends its guest
         if running and not await state.runs(qemu.qmp):
             await _continued_again(qemu, error)
         return Outcome(way, _failure(error))
@@ -108,7 +108,7 @@ async def _in_turn(qemu: Qemu, before: Side, after: Side, ram: Fd, running: bool
         if running:
             await qemu.qmp.execute("stop")
         written = await state.save(qemu.qmp, file_uri=before.capabilities.file_uri, within=QEMU_SECONDS)
-    except (LuodError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - no error of the agent's ends its guest
         if running:
             await _continued_again(qemu, error)
         return Outcome("in turn", _failure(error))
@@ -116,28 +116,40 @@ async def _in_turn(qemu: Qemu, before: Side, after: Side, ram: Fd, running: bool
         # Without its own way to end: it would remove the sockets and the files that the new QEMU makes.
         await _killed(qemu)
         try:
-            qemu.become(await _loaded(after, ram, written, running))
+            qemu.become(await _running(after, ram, written, running))
         except GuestEnded:
             raise
-        except (LuodError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - no error of the agent's ends its guest
             try:
                 qemu.become(await _loaded(before, ram, written, running))
-            except (LuodError, OSError) as again:
+            except Exception as again:
                 raise GuestEnded(
                     f"the guest has ended: no QEMU loads its state: {_failure(error)}; the old one: {_failure(again)}"
                 ) from again
+            if running:  # a disk may be locked, by which both fail: the guest waits in this QEMU then
+                await _continued_again(qemu, error)
             return Outcome("in turn", _failure(error))
         return Outcome("in turn", None)
 
 
-async def _loaded(side: Side, ram: Fd, written: Fd, running: bool) -> Qemu:
+async def _running(side: Side, ram: Fd, written: Fd, running: bool) -> Qemu:
     """Returns a QEMU that has loaded the state. The guest runs if `running`."""
+    qemu = await _loaded(side, ram, written, running)
+    try:
+        await _continued(qemu, running)
+    except BaseException:
+        await _killed(qemu)
+        raise
+    return qemu
+
+
+async def _loaded(side: Side, ram: Fd, written: Fd, running: bool) -> Qemu:
+    """Returns a QEMU that has loaded the state. The guest is paused; it goes on next if `running`."""
     qemu = await process.started(side.plan, ram, incoming=True)
     try:
         await qemu.meet(within=QEMU_SECONDS)
         file_uri = side.capabilities.file_uri
         await state.load(qemu.qmp, written, file_uri=file_uri, within=QEMU_SECONDS, goes_on=running)
-        await _continued(qemu, running)
     except BaseException:
         await _killed(qemu)
         raise
