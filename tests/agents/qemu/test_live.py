@@ -113,3 +113,27 @@ def test_each_change_is_a_sentence(now: Hardware, says: list[str]) -> None:
 
     assert len(said) == len(says)
     assert all(part in sentence for part, sentence in zip(says, said, strict=True))
+
+
+SLEEPS = bytes.fromhex("ba0406 b80024 ef f4 ebfd").ljust(510, b"\0") + b"\x55\xaa"
+"""A boot sector: mov dx, PM1a_CNT; mov ax, SLP_EN and S3; out dx, ax; hlt for ever."""
+
+
+@pytest.mark.parametrize("which", qemus.WHICH)
+def test_a_guest_that_sleeps_is_not_carried(which: str, tmp_path: Path) -> None:
+    """It would be paused in the next kernel, and nothing would wake it."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(SLEEPS.ljust(1 << 20, b"\0"))
+    drive = ["-drive", f"file={disk},format=raw"]
+    guest = plan(["-M", "q35", "-m", "64M", "-display", "none", "-S", *drive], qemus.capabilities(which))
+
+    async def asked(monitor: socket.socket) -> tuple[str, ...]:
+        async with await Qmp.connected(monitor) as qmp, qmp.events("SUSPEND") as following:
+            sleeps = following()
+            await qmp.execute("cont")
+            await asyncio.wait_for(sleeps, 60)
+            return await vetoes(qmp)
+
+    with memory(guest.ram_bytes) as ram, qemus.started(guest, ram) as monitor:
+        (veto,) = asyncio.run(asked(monitor))
+    assert "it sleeps (ACPI S3)" in veto

@@ -1,4 +1,4 @@
-"""What of a running guest its command line does not say: what was plugged in, removed or exchanged since it started.
+"""How a running guest differs from its command line: what was plugged in, removed or exchanged since it started.
 
 A QEMU in the next kernel has what the command line says, and does not notice one device more than the saved guest had.
 So a guest that differs from its command line is not carried: the agent that wrote it notes the hardware when it starts
@@ -21,10 +21,14 @@ OWN: Final = "luod-"
 RAM_ID: Final = f"{OWN}ram"
 """The id of the guest's RAM in QEMU."""
 _NAMELESS: Final = "without an id"
-_SAVED_BEFORE: Final = (
-    "its state was saved while its owner had paused it, as for an update that was cancelled, and QEMU saves it again "
-    "after it has run: continue it, and pause it again"
-)
+_NOT_SAVED_IN: Final = {
+    # It has released the disks with the state.
+    "postmigrate": "its state was saved while its owner had paused it, as for an update that was cancelled, and QEMU "
+    "saves it again after it has run: continue it, and pause it again",
+    "suspended": "it sleeps (ACPI S3), and would be paused in the next kernel, where nothing wakes it: wake it "
+    "(`system_wakeup`, or `virsh dompmwakeup`)",
+}
+"""Why a guest is not carried in one of QEMU's run states."""
 _DEVICES: Final = ("/machine/peripheral", "/machine/peripheral-anon")
 
 
@@ -55,7 +59,7 @@ async def vetoes(
     `since` is what the guest had when it was started; None does not compare. `unused` says of the name of a memory
     back end whether the guest does not have it. Raises QemuEnded: QEMU is gone.
     """
-    found = [*await _saved_before(qmp), *await _memory(qmp, unused), *await _blockers(qmp)]
+    found = [*await _state(qmp), *await _memory(qmp, unused), *await _blockers(qmp)]
     if since is not None:
         found += changes(since, await hardware(qmp))
     return tuple(dict.fromkeys(found))
@@ -79,11 +83,9 @@ def changes(before: Hardware, now: Hardware) -> tuple[str, ...]:
     return tuple(found)
 
 
-async def _saved_before(qmp: Monitor) -> list[str]:
-    """QEMU saves a guest once, and again after that has run: it gave its disks away with the state."""
-    if await qmp.asked("query-status", lambda answer: str(answer["status"])) != "postmigrate":
-        return []
-    return [_SAVED_BEFORE]
+async def _state(qmp: Monitor) -> list[str]:
+    found = await qmp.asked("query-status", lambda answer: str(answer["status"]))
+    return [_NOT_SAVED_IN[found]] if found in _NOT_SAVED_IN else []
 
 
 async def _memory(qmp: Monitor, unused: Callable[[str], bool]) -> list[str]:
