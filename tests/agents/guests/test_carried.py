@@ -14,7 +14,18 @@ from luod.agents.guests.carried import CarriedGuest
 from luod.agents.guests.monitor import Monitor
 from luod.agents.guests.resuming import resume
 from luod.aio import AsyncClient, AsyncHeldOutgoingSession, AsyncRestored
-from luod.errors import AlreadyResumed, DaemonUnreachable, QmpFailed
+from luod.errors import (
+    AlreadyResumed,
+    Busy,
+    DaemonUnreachable,
+    LuodError,
+    NoSuchSession,
+    QemuEnded,
+    QemuRefusal,
+    QmpFailed,
+    Refused,
+    Torn,
+)
 from luod.linux import Fd
 from luod.liveupdate import memory
 from luod.testing.waiting import eventually_async
@@ -154,12 +165,16 @@ def test_a_guest_that_an_unexpected_error_keeps_paused_is_continued_after_it() -
 class Restored:
     """Sessions of a luod that answers Resuming by these errors, and then accepts it."""
 
+    name = "vm"
+
     def __init__(self, *errors: Exception, finishes: bool = True) -> None:
         self._errors = list(errors)
         self._finishes = finishes
+        self.asked = 0
         self.resumed = self.finished = False
 
     async def resume(self) -> None:
+        self.asked += 1
         if self._errors:
             raise self._errors.pop(0)
         self.resumed = True
@@ -175,8 +190,8 @@ class Deaf:
         raise MemoryError
 
 
-def resumed(restored: Restored, *, has_ended: bool = False) -> list[str]:
-    """Returns what the agent said while the guest resumed."""
+def resumed(restored: Restored, *, ends_after: int = 100) -> list[str]:
+    """Returns what the agent said while the guest resumed. QEMU ends when luod was asked `ends_after` times."""
     said: list[str] = []
 
     async def go_on() -> None:
@@ -184,7 +199,11 @@ def resumed(restored: Restored, *, has_ended: bool = False) -> list[str]:
         said.append("goes on")
 
     steps = resume(
-        cast(AsyncRestored, restored), cast(Monitor, Deaf()), said.append, go_on, has_ended=lambda: has_ended
+        cast(AsyncRestored, restored),
+        cast(Monitor, Deaf()),
+        said.append,
+        go_on,
+        has_ended=lambda: restored.asked >= ends_after,
     )
     asyncio.run(asyncio.wait_for(steps, 60))
     return said
@@ -209,15 +228,47 @@ def test_a_guest_waits_for_a_luod_that_does_not_answer_whether_it_may_run() -> N
 
 
 @pytest.mark.parametrize(
-    ("error", "has_ended"), [(AlreadyResumed("elsewhere"), False), (DaemonUnreachable("luod is gone"), True)]
+    ("error", "raised"),
+    [
+        (AlreadyResumed("elsewhere"), QemuRefusal),  # not one for which the guest is started from the beginning
+        (Torn("not ready"), Torn),
+        (NoSuchSession(2, "luod"), NoSuchSession),
+        (Refused("it was not retrieved"), Refused),
+    ],
 )
-def test_h12_a_guest_that_luod_refuses_or_whose_qemu_has_ended_is_not_continued(
-    error: Exception, has_ended: bool
-) -> None:
+def test_h12_a_guest_that_luod_refuses_is_not_continued(error: Exception, raised: type[Exception]) -> None:
     restored = Restored(error)
-    with pytest.raises(type(error)):
-        resumed(restored, has_ended=has_ended)
-    assert not restored.finished
+    with pytest.raises(raised) as caught:
+        resumed(restored)
+    assert not isinstance(caught.value, AlreadyResumed)
+    assert (restored.asked, restored.finished) == (1, False)
+
+
+def test_h12_a_guest_whose_qemu_ended_before_luod_answered_is_not_continued() -> None:
+    with pytest.raises(DaemonUnreachable):
+        resumed(Restored(DaemonUnreachable("luod is gone")), ends_after=1)
+
+
+def test_luod_is_not_told_that_a_guest_resumes_whose_qemu_has_ended() -> None:
+    restored = Restored()
+    with pytest.raises(QemuEnded):
+        resumed(restored, ends_after=0)
+    assert restored.asked == 0
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        [Busy("io.luod.TooManyConnections", "full")],
+        [DaemonUnreachable("luod is gone"), Busy("io.luod.TooManyConnections", "full")],
+        [DaemonUnreachable("luod is gone"), Refused("its registry is of a newer luod"), DaemonUnreachable("gone")],
+    ],
+)
+def test_a_guest_that_luod_may_have_accepted_waits_for_an_answer_about_it(errors: list[LuodError]) -> None:
+    """luod would accept it from no other process."""
+    restored = Restored(*errors)
+    assert resumed(restored)[-1] == "goes on"
+    assert restored.finished
 
 
 class Refusing(Guest):

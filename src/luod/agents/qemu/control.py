@@ -43,6 +43,11 @@ def path(name: str, luod_socket: str | None = None) -> str:
     return f"{folder}/qemu/{name.replace('/', '%2F')}.sock"
 
 
+def lock(name: str, luod_socket: str | None = None) -> str:
+    """Returns the path of the file that the agent of the guest `name` has locked, beside its socket."""
+    return f"{path(name, luod_socket).removesuffix('.sock')}.lock"
+
+
 def folder(at: str) -> str:
     """Returns the folder that the agent with the socket `at` makes for the sockets of two QEMUs.
 

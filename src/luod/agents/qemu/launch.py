@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
-from luod.agents.guests import ownership, pairing, state
+from luod.agents.guests import lock, ownership, pairing, state
 from luod.agents.guests.carried import Report
 from luod.agents.guests.deadline import QEMU_SECONDS
 from luod.agents.guests.pairing import RAM, RUNNING, STATE
 from luod.agents.guests.resuming import resume
-from luod.agents.qemu import command_line, compare, process, programs, record
+from luod.agents.qemu import command_line, compare, control, disk_locks, process, programs, record
 from luod.agents.qemu.capabilities import Capabilities
 from luod.agents.qemu.command_line import Plan
 from luod.agents.qemu.guest import Guest
@@ -29,11 +30,16 @@ async def run(client: AsyncClient, name: str, command: Sequence[str], report: Re
     """Starts a guest by `command`, a QEMU and its arguments. Returns QEMU's exit status, when it has ended.
 
     Raises QemuRefusal, before anything is started: the guest could not be carried, its session waits to be restored in
-    this kernel or in the next, or a session of its name is of another user.
-    Raises Refused: another launcher has this guest. Raises QemuEnded: QEMU could not start.
+    this kernel or in the next, a session of its name is of another user, or another launcher has this guest.
+    Raises Refused: a participant answers for the session. Raises QemuEnded: QEMU could not start.
     """
     if not command:
         raise BadInput("no command: give a QEMU and its arguments")
+    with _alone(client, name):
+        return await _run(client, name, command, report, populate=populate)
+
+
+async def _run(client: AsyncClient, name: str, command: Sequence[str], report: Report, *, populate: bool) -> int:
     if await ownership.waits(client, name):
         raise QemuRefusal(
             f"the guest {name} waits in a session of the last kernel",
@@ -74,6 +80,20 @@ async def restore(
     the guest, memory and state are of different updates, or this QEMU cannot run the guest. Raises QemuError: the state
     does not fit it. Raises NotEnoughMemory.
     """
+    with _alone(client, name):
+        return await _restore(client, name, report, program=program, paused=paused, instead=instead, if_guest=if_guest)
+
+
+async def _restore(
+    client: AsyncClient,
+    name: str,
+    report: Report,
+    *,
+    program: str | None = None,
+    paused: bool = False,
+    instead: Sequence[str] = (),
+    if_guest: bool = False,
+) -> int:
     # The agent of another kind of guest may look at the same session (`restore --all`), and ends then.
     found = await ownership.waits(client, name, within=ownership.LOOK_SECONDS if if_guest else 0.0)
     if found and if_guest and not await ownership.is_of(client, name, record.AGENT):
@@ -106,6 +126,8 @@ async def restore(
                 runs = bool(of_state.get(RUNNING)) and not paused
                 guest = Guest(name, record.of_plan(plan, capabilities, file), qemu, ram, client, report)
                 go_on = guest.go_on_restored if runs else None
+                if runs:
+                    await disk_locks.free(qemu.qmp, plan.arguments, report, lambda: qemu.ended)
                 await resume(restored, qemu.qmp, report, go_on, has_ended=lambda: qemu.ended)
                 how = "is paused" if guest.stuck else "goes on"
                 report(f"{how} in this kernel, on {plan.machine} of QEMU {capabilities.version}")
@@ -119,14 +141,31 @@ async def start(client: AsyncClient, name: str, command: Sequence[str], report: 
     unless a live process has it. Any other failure to continue it raises the errors of `restore`, and its session is
     kept.
     """
-    if await ownership.waits(client, name):
+    with _alone(client, name):
+        if await ownership.waits(client, name):
+            try:
+                return await _restore(client, name, report, instead=command)
+            except (Torn, AlreadyResumed) as error:
+                await ownership.waits(client, name)  # another process may have retrieved and resumed it meanwhile
+                report(f"is lost, and starts from the beginning: {error}")
+                await client.discard(name)
+        return await _run(client, name, command, report, populate=True)
+
+
+@contextlib.contextmanager
+def _alone(client: AsyncClient, name: str) -> Iterator[None]:
+    """Keeps other launchers from the guest in the block. Raises QemuRefusal: another one has it.
+
+    Where there is no place for the lock, luod keeps them apart as soon as one has retrieved the guest or takes part.
+    """
+    with contextlib.ExitStack() as stack:
+        path = control.lock(name, client.path)
         try:
-            return await restore(client, name, report, instead=command)
-        except (Torn, AlreadyResumed) as error:
-            await ownership.waits(client, name)  # another process may have retrieved and resumed it meanwhile
-            report(f"is lost, and starts from the beginning: {error}")
-            await client.discard(name)
-    return await run(client, name, command, report)
+            os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+            stack.enter_context(lock.held(path, f"the guest {name}", at_its_end="the guest ends with that process"))
+        except OSError:
+            pass
+        yield
 
 
 def _told_apart(plan: Plan, command: Sequence[str], capabilities: Capabilities, report: Report) -> None:

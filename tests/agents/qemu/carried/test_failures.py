@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import signal
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from luod.linux import Fd
 from luod.testing import eventually, require_tool
 from luod.testing.host import SOCKET
 from luod.testing.machine import Program
@@ -113,7 +116,7 @@ def test_a_second_launcher_of_a_running_guest_is_refused(luod: Luod, tmp_path: P
     launcher = run(luod, guest)
     second = Launcher(luod, guest, "run", "--name", guest.name, "--", qemu(), *guest.arguments())
     assert second.ended() == 4
-    assert "participant" in second.said
+    assert f"is with process {launcher.program.pid}, which is its agent" in second.said
     launcher.counts_on()
 
 
@@ -276,8 +279,7 @@ def test_a_guest_that_another_agent_has_is_neither_restored_nor_started(luod: Lu
     ):
         second = Launcher(luod, guest, *action)
         assert second.ended() == 4, action
-        assert f"is with process {first.program.pid}, which retrieved it from luod and lives" in second.said
-        assert "hint: continue the guest there, or end that process first" in second.said
+        assert f"is with process {first.program.pid}, which is its agent" in second.said
     assert guest.assert_nothing_is_lost() == before
     tell(monitor, "cont")
     first.says("takes part in updates")
@@ -412,24 +414,50 @@ def test_a_guest_that_was_carried_over_is_not_started_from_the_beginning(luod: L
     assert set(states(start(luod))) == {f"outgoing {guest.name}", f"outgoing {guest.name}#1"}
 
 
-def test_a_restored_guest_whose_disk_is_locked_waits_in_its_qemu_until_it_is_not(luod: Luod, tmp_path: Path) -> None:
-    """Another program holds the image, such as a backup. The kernel's copy of the guest is used up by then."""
+def test_a_restored_guest_whose_disk_is_locked_waits_and_its_session_is_kept_meanwhile(
+    luod: Luod, tmp_path: Path
+) -> None:
+    """Another program holds the image, such as a backup. The guest did not run, so that another QEMU may have it."""
     guest = counting_guest(tmp_path)
-    monitor = tmp_path / "monitor"
-    update(luod, [run(luod, guest, "-monitor", f"unix:{monitor},server=on,wait=off")])
+    update(luod, [run(luod, guest)])
     before = guest.assert_nothing_is_lost()
     backup = locked(luod, guest)
+    retrieved = {f"incoming {guest.name}": "retrieved", f"incoming {guest.name}#1": "retrieved"}
 
-    launcher = restore(luod, guest)
-    assert 'Failed to get shared "write" lock' in launcher.said
-    assert "it stays paused, and this is tried again" in launcher.said
+    first = Launcher(luod, guest, "restore", guest.name)
+    first.says(f"waits, paused: another program has {guest.disk} open")
+    luod.machine.signal(first.qemu_pid(), signal.SIGKILL)
+    assert (first.ended(), sessions(luod)) == (1, retrieved)
+
+    launcher = Launcher(luod, guest, "restore", guest.name)
+    launcher.says(f"waits, paused: another program has {guest.disk} open")
     assert guest.assert_nothing_is_lost() == before
-    operator = begin(luod)
-    assert "it is paused, and cannot be continued" in operator.until("cancelled")["reason"]
-    upgraded = luod.luoctl("qemu", "upgrade", guest.name, "--qemu", qemu(), check=False)
-    assert b"it is paused, and cannot be continued" in upgraded.stderr
-
     backup.kill()
+    launcher.says("takes part in updates")
+    launcher.counts_on()
+    update(luod, [launcher])
+    restore(luod, guest).counts_on()
+
+
+def test_a_restored_guest_that_qemu_refuses_to_continue_waits_in_its_qemu_until_it_does_not(
+    luod: Luod, tmp_path: Path
+) -> None:
+    """Another program has a lock on the disk that the agent does not look for. luod's copy is used up by then."""
+    guest = counting_guest(tmp_path)
+    update(luod, [run(luod, guest)])
+    before = guest.assert_nothing_is_lost()
+    with Fd(os.open(guest.disk, os.O_RDWR)) as file:
+        forbids_reads = struct.pack("@hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 200, 1, 0)
+        fcntl.fcntl(file.fileno(), fcntl.F_OFD_SETLK, forbids_reads)
+        launcher = restore(luod, guest)
+        assert "Failed to get" in launcher.said
+        assert "it stays paused, and this is tried again" in launcher.said
+        assert guest.assert_nothing_is_lost() == before
+        operator = begin(luod)
+        assert "it is paused, and cannot be continued" in operator.until("cancelled")["reason"]
+        upgraded = luod.luoctl("qemu", "upgrade", guest.name, "--qemu", qemu(), check=False)
+        assert b"it is paused, and cannot be continued" in upgraded.stderr
+
     launcher.says("goes on: QEMU continues it now")
     launcher.counts_on()
     update(luod, [launcher])
