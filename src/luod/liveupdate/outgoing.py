@@ -48,7 +48,9 @@ def unpreserve_available() -> bool:
     return declared.profile() == "document"
 
 
-_HOLES_HINT: Final = "preserve a smaller file, or make room: the kernel kills who preserves more than it can fill"
+_HOLES_HINT: Final = (
+    "preserve a smaller file, or free memory: the kernel kills a process that preserves more holes than it can fill"
+)
 
 
 class OutgoingSession(Session):

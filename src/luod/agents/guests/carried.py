@@ -1,7 +1,7 @@
 """A guest's part in updates: pauses it, has its state written, and continues it if the update is cancelled.
 
-The phases are those of docs/updates.md. What fails in one is a veto, and the guest goes on; only its QEMU's end ends
-it. How a guest is paused, asked and continued is its agent's.
+The phases are those of docs/updates.md. A failure in a phase is a veto, and the guest goes on. Only the end of its QEMU
+ends it. The agents differ in how they pause, ask and continue a guest, which is in their subclasses.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class CarriedGuest(ABC):
         self._session: AsyncHeldOutgoingSession | None = None
         self._sessions_lost = 0
         self._turn = asyncio.Lock()
-        """Of a phase of an update, or of what an agent does beside: one at a time."""
+        """Held during a phase of an update, and during an agent's other work on the guest: one at a time."""
         self._updating = False
         self._paused = False
         """Whether the agent paused the guest, so that the agent has to continue it."""
@@ -73,9 +73,9 @@ class CarriedGuest(ABC):
         self._continuing: asyncio.Task[None] | None = None
         """Continues the guest as soon as QEMU does not refuse it."""
         self._ram_left_out = False
-        """Whether QEMU may leave the RAM out also of what somebody else has it save."""
+        """Whether QEMU may still leave the RAM out of a state, also of one that the guest's owner has it save."""
         self._leaving = False
-        """Whether luod starts the next kernel, which has the guest then."""
+        """Whether luod starts the next kernel, in which the guest goes on."""
 
     @abstractmethod
     async def _ended(self) -> int:
@@ -112,11 +112,11 @@ class CarriedGuest(ABC):
 
     @abstractmethod
     async def _note_change(self) -> None:
-        """Has the session say what is true of the guest now. Raises the errors of `annotate`, or QemuRefusal."""
+        """Writes a changed description of the guest to the session. Raises the errors of `annotate`, or QemuRefusal."""
 
     @contextlib.asynccontextmanager
     async def _accompanied(self) -> AsyncIterator[None]:
-        """Does in the block what an agent does beside taking part in updates."""
+        """Does an agent's work beside updates during the block, such as serving a socket."""
         yield
 
     async def carry(self, *, patiently: bool = False) -> int:
@@ -195,7 +195,7 @@ class CarriedGuest(ABC):
             return session
 
     async def _release(self) -> bool:
-        """Ends the session of a guest that is gone, so that nothing of it is carried. Returns whether luod has it not.
+        """Ends the session of a guest that is gone, so that no update carries it. Returns whether luod has released it.
 
         luod releases nothing during an update. One in progress ends, since this participant is gone. When luod starts
         the next kernel, systemd may end this unit: the guest is in its session, and a wait here would delay the kexec.

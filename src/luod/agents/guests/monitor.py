@@ -15,7 +15,7 @@ class Monitor(Protocol):
     """The monitor of one QEMU."""
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
-        """Runs a command and returns its answer, which nothing has looked at.
+        """Runs a command and returns its answer, unchecked.
 
         Raises QmpFailed: QEMU refuses. Raises QemuEnded: it is gone. Raises QemuLate: it does not answer.
         """

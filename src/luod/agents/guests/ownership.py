@@ -1,4 +1,4 @@
-"""Whose a session of a guest's name is.
+"""Checks which user and which process a guest's sessions belong to.
 
 luod shows root the sessions of all users, and lets it restore and release them. A session says which program restores
 it, so the agent of root uses only root's own.

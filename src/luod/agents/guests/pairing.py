@@ -23,7 +23,7 @@ STATE_TOKEN: Final = 3
 
 
 def header(agent: str, form: int) -> dict[str, Any]:
-    """Returns with what the description of a guest by `agent` begins, in the format `form` of that agent."""
+    """Returns the first members of a guest's description by `agent`, which is in the agent's format `form`."""
     return {"agent": agent, "format": form, "tokens": {RAM: RAM_TOKEN, STATE: STATE_TOKEN}}
 
 

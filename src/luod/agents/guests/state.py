@@ -37,8 +37,8 @@ _MORE: Final = "QEMU's own output may say more"
 
 @frozen
 class Migration:
-    """How far QEMU is with writing or loading a guest. `why` is QEMU's reason for a failure. `over`: QEMU does neither
-    now.
+    """How far QEMU is with writing or loading a guest. `why` is QEMU's reason for a failure. `over`: QEMU neither
+    writes nor loads now.
     """
 
     completed: bool
@@ -93,7 +93,7 @@ async def save(qmp: Monitor, *, file_uri: bool, within: float) -> Fd:
 
 
 async def _stop_writing(qmp: Monitor) -> None:
-    """Has QEMU write no more of the state, whatever it was doing: at its end it would pause a guest that runs again."""
+    """Makes QEMU stop writing the state: at the end of that it would pause the guest, which may run again by then."""
     with contextlib.suppress(QemuError):
         async with in_time(_CANCEL_SECONDS, "QEMU did not stop writing"):
             with contextlib.suppress(QmpFailed):
@@ -103,10 +103,10 @@ async def _stop_writing(qmp: Monitor) -> None:
 
 
 async def with_ram(qmp: Monitor) -> None:
-    """Has QEMU write the RAM too whenever it writes the guest for somebody else. Raises QemuError.
+    """Makes QEMU include the RAM whenever the guest's owner has it save the guest. Raises QemuError.
 
-    A guest that its owner saves without the RAM is lost. `save` and `load` do it at their end; after a failure of
-    theirs the agent does (`with_ram_again`). QEMU refuses it while it is writing.
+    A guest that is saved without its RAM is lost. `save` and `load` call this at their end; after they failed, the
+    agent calls `with_ram_again`. QEMU refuses it while it is writing.
     """
     await qmp.execute("migrate-set-capabilities", _WITH_RAM)
 

@@ -46,7 +46,7 @@ class Facts:
 
 
 async def facts(name: str) -> Facts:
-    """Returns what libvirt says about the domain `name`; of one that it does not know, that it has nothing.
+    """Returns what libvirt says about the domain `name`; for a domain that it does not know, all False.
 
     Raises LibvirtFailed: libvirt does not answer.
     """

@@ -1,4 +1,4 @@
-"""What a QEMU can do, by its own word: it is started without a guest and asked over QMP.
+"""The capabilities of a QEMU: it is started without a guest, and asked for them over QMP.
 
 Nothing is concluded from a version. A program that hangs, prints or is no QEMU ends in an error with a deadline.
 """

@@ -1,7 +1,7 @@
-"""What of a QEMU's command line two QEMUs cannot have at the same time: pure, one option at a time.
+"""Finds the options of a QEMU's command line that two QEMUs cannot have at the same time. Pure, one option at a time.
 
-An option that is missed here makes an upgrade fail, or disturbs the guest's peer; one too many makes the pause longer.
-So what may be exclusive counts as exclusive.
+An exclusive option that is missed here makes an upgrade fail, or disturbs the guest's peer. Another option that is
+taken for one only makes the pause longer. So an option that may be exclusive counts as exclusive.
 """
 
 from __future__ import annotations

@@ -64,8 +64,11 @@ class Guest(CarriedGuest):
         qmp = self._qemu.qmp
         async with qmp.events("STOP") as following:
             stopped = following()
-            await qmp.execute("stop")
-            await stopped
+            try:
+                await qmp.execute("stop")
+                await stopped
+            finally:
+                stopped.cancel()
 
     async def _save(self, within: float) -> Fd:
         return await state.save(self._qemu.qmp, file_uri=self._record.capabilities.file_uri, within=within)

@@ -38,7 +38,7 @@ class Parameters:
 
 
 def read(text: str, implied: str = "") -> Parameters:
-    """Returns what `text` says. `implied` is the key of a first value without one, "" if there is no such key.
+    """Returns the keys and values of `text`. `implied` is the key of a first value without one; "" if there is none.
 
     Raises QemuRefusal: it begins as JSON and is not.
     """

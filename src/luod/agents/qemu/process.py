@@ -23,7 +23,7 @@ _END_SECONDS: Final = 5.0
 
 
 class Qemu:
-    """A running QEMU. It ends with the program that started it: nobody would pause it in an update."""
+    """A running QEMU. The kernel ends it with the program that started it, without which no update could pause it."""
 
     def __init__(self, process: asyncio.subprocess.Process, monitor: socket.socket) -> None:
         """Takes ownership of both. The monitor is connected by `meet`."""

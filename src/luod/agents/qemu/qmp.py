@@ -61,7 +61,7 @@ class Qmp:
         return found["major"], found["minor"], found["micro"]
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
-        """Runs a command and returns its answer, which nothing has looked at.
+        """Runs a command and returns its answer, unchecked.
 
         Raises QmpFailed: QEMU refuses. Raises QemuEnded: it is gone. Raises QemuLate: it does not answer.
         """

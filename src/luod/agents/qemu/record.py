@@ -1,4 +1,4 @@
-"""What the agent writes down about a guest in its sessions' manifests, for the next kernel and for `luoctl show`.
+"""The agent's record of a guest in the manifests of its sessions, for the next kernel and for `luoctl show`.
 
 The session NAME has the record; what each agent writes beside it is in `luod.agents.guests.pairing`. Pure.
 """

@@ -1,4 +1,4 @@
-"""What a QEMU that loads a guest does otherwise than the first one: how its command line changes, and what to know.
+"""How the command line of a QEMU that loads a guest differs from the first one's, and what users have to know.
 
 The state of a guest is in its RAM and in its state file. What QEMU opened for it on the host is opened again by a QEMU
 in the next kernel: it must not wait for a person, and must not empty a file that the first one wrote.
