@@ -56,6 +56,7 @@ MODULES: Final = (
     "luod.daemon.preflight.ways",
     "luod.daemon.updates.quiesce",
     "luod.daemon.updates.way",
+    "luod.daemon.updates.stages",
     "luod.daemon.updates.update",
     "luod.daemon.rooms",
     "luod.daemon.store.state_directory",

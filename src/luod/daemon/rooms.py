@@ -18,6 +18,7 @@ from luod.daemon.updates.disk_writes import DiskWrites
 from luod.daemon.updates.hooks import Hooks
 from luod.daemon.updates.inhibitor import Inhibitor
 from luod.daemon.updates.kexec_image import KexecImage
+from luod.daemon.updates.stages import Stages
 from luod.daemon.updates.undo import Undo
 from luod.daemon.updates.update import Updater
 from luod.static import Final
@@ -38,7 +39,7 @@ class Rooms:
         self.image: Final = KexecImage(holdings, sessions, participants, run, log)
         self.inhibitor: Final = Inhibitor(holdings, core.policy, log)
         self.undo: Final = Undo(core.directory, holdings.registry.rest.boot_id, log, lambda: not run.busy, hold)
-        self.updater: Final = Updater(
+        stages = Stages(
             holdings,
             self.image,
             sessions,
@@ -48,10 +49,20 @@ class Rooms:
             self.inhibitor,
             self.undo,
             DiskWrites(holdings, log),
-            core.policy,
             run,
             log,
             stuck_seconds=core.stuck_seconds,
+        )
+        self.updater: Final = Updater(
+            holdings,
+            self.image,
+            sessions,
+            participants,
+            self.recorder,
+            stages,
+            core.policy,
+            run,
+            log,
             failed=core.failed,
         )
         self.workloads: Final = Workloads(holdings, sessions, participants, self.reaping, carry_over, log)

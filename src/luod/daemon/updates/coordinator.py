@@ -1,6 +1,6 @@
 """The coordinator of one update: gives `luod.daemon.updates.transaction` a clock, and its participants their events.
 
-`luod.daemon.updates.update` drives it, and `luod.daemon.updates.participants` passes on the participants' calls.
+`luod.daemon.updates.stages` drives it, and `luod.daemon.updates.participants` passes on the participants' calls.
 `luod.daemon.updates.memory_checks` checks memory, `luod.daemon.updates.progress` has the operator's reports.
 """
 
@@ -14,7 +14,7 @@ from luod.daemon.run_state import Run, RunState
 from luod.daemon.updates import memory_checks
 from luod.daemon.updates.follower import delivered
 from luod.daemon.updates.progress import ProgressFeed
-from luod.daemon.updates.transaction import LATE, Transaction
+from luod.daemon.updates.transaction import LATE, NotAwaited, Transaction
 from luod.ipc.types.updates import Event, FrozenDevice
 from luod.static import TYPE_CHECKING, Final
 
@@ -205,6 +205,14 @@ class Coordinator:
     def cancel(self, reason: str) -> None:
         """Cancels the update. Raises NotAwaited: the kexec has begun."""
         self._change(self.transaction.cancel(reason))
+
+    def cancel_if_possible(self, reason: str) -> bool:
+        """Cancels the update unless the kexec has begun. Returns whether it is cancelled."""
+        try:
+            self.cancel(reason)
+        except NotAwaited:
+            return False
+        return True
 
     def end(self, reason: str) -> None:
         """Cancels in any phase: reboot(2) is not, or no longer, under way."""

@@ -2,7 +2,7 @@
 
 luod starts only an image that it loaded itself (docs/hazards.md, H19): it loads the image again when an update begins,
 and the kernel's count of loads shows whether another process has loaded one since. The supervisor holds the files, so
-that a later serve can load them. `luod.daemon.preflight` finds its problems. `luod.daemon.updates.update` decides when
+that a later serve can load them. `luod.daemon.preflight` finds its problems. `luod.daemon.updates.stages` decides when
 to start it.
 """
 

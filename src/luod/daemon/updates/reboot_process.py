@@ -2,7 +2,7 @@
 
 It starts the process, releases it, and reads why there was no kexec.
 
-The process is `luod.daemon.updates.reboot` or `luod.daemon.updates.systemd_kexec`. `luod.daemon.updates.update` decides
+The process is `luod.daemon.updates.reboot` or `luod.daemon.updates.systemd_kexec`. `luod.daemon.updates.stages` decides
 when to release it.
 """
 

@@ -2,7 +2,7 @@
 
 Pure: no I/O, no clock (`now` is monotonic seconds), no sessions. Every transition returns a new `Transaction` and does
 not change the old one. `luod.daemon.updates.coordinator` acts on each state for the participants, and
-`luod.daemon.updates.update` for the kernel. `luod.daemon.store.recovery` finds the result in the next kernel.
+`luod.daemon.updates.stages` for the kernel. `luod.daemon.store.recovery` finds the result in the next kernel.
 
     preparing ──all ready──> freezing ──all ready──> jumping ──reboot(2)──> (the next kernel: restoring)
         │                        │                      │
