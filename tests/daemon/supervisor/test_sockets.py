@@ -111,5 +111,5 @@ def test_what_a_killed_luod_left_is_replaced(here: Path) -> None:
             left.bind(name)
     with Listening("luod.sock", "admin.sock", "state"), socket.socket(socket.AF_UNIX) as client:
         client.connect("luod.sock")
-        assert sorted(os.listdir(here)) == ["admin.sock", "luod.sock", "state"]
+        assert sorted(os.listdir(here)) == ["admin.sock", "luod.sock", "luod.sock.record", "state"]
     assert os.listdir(here) == ["state"]

@@ -33,10 +33,11 @@ class Listening:
     """Takes the locks and the sockets, until the end of `with`. Raises Refused: another luod has them, or they cannot
     be made.
 
-    The sessions' socket is open to all users, the admin's to root. Sockets of a killed luod are replaced: the file with
-    the lock records the sockets that the last holder of the lock made. A process of that luod that still listens is
-    awaited, since it usually ends by itself; then its place is taken. Sockets that PID 1 passed are PID 1's: they are
-    used as they are, and stay.
+    The sessions' socket is open to all users, the admin's to root. Sockets of a killed luod are replaced: a file beside
+    them records the sockets that the last holder of the lock made. It is not in the state directory, since guests wait
+    for this process, and must not wait for a write to a disk (docs/hazards.md, H30). A process of that luod that still
+    listens is awaited, since it usually ends by itself; then its place is taken. Sockets that PID 1 passed are PID 1's:
+    they are used as they are, and stay.
     """
 
     def __init__(
@@ -52,16 +53,14 @@ class Listening:
         """`sessions` and `admin` are sockets from PID 1, owned from now on."""
         self._open = ExitStack()
         self._paths: list[str] = []
+        """The files that luod made here."""
         self.orphan = False
         """Whether a process of a luod that was killed still listened at the deadline."""
         deadline = time.monotonic() + _ORPHAN_SECONDS
         try:
             self._open.enter_context(_lock_directory(state_directory))
-            record = os.path.join(state_directory, "lock")
-            left: list[str] = []
-            if os.path.isfile(record):
-                with open(record, encoding="ascii", errors="replace") as file:
-                    left = file.read().splitlines()
+            record, lock = sessions_socket + ".record", _inode(state_directory)
+            left = _recorded(record, lock)
 
             def listen(path: str, mode: int) -> socket.socket:
                 _spare_others(path)
@@ -75,15 +74,18 @@ class Listening:
 
             self.sessions: Final = self._open.enter_context(sessions or listen(sessions_socket, 0o666))
             self.admin: Final = self._open.enter_context(admin or listen(admin_socket, 0o600))
-            # A failure, such as ENOSPC, makes the next luod check the listener.
-            with contextlib.suppress(OSError), open(record, "w", encoding="ascii") as file:
-                file.write("\n".join(map(_identity, self._paths)))
+            if self._paths:
+                # A failure, such as ENOSPC, makes the next luod check the listener.
+                with contextlib.suppress(OSError):
+                    _write_record(record, [lock, *map(_identity, self._paths)])
+                self._open.callback(_remove, record)
+                self._paths.append(record)
         except BaseException:
             self._open.close()
             raise
 
     def withdraw(self) -> None:
-        """Removes the sockets from the file system, and leaves them open."""
+        """Removes the sockets and their record from the file system, and leaves the sockets open."""
         for path in self._paths:
             _remove(path)
 
@@ -210,6 +212,38 @@ def _require_ours(directory: str, what: str, *, sticky: bool = False) -> None:
     if fault is not None:
         where = "it" if fault.path == os.path.abspath(directory) else fault.path
         raise Refused(f"{what} {directory!r}: {where} {fault.what}", hint=fault.remedy)
+
+
+def _inode(path: str) -> str:
+    """Returns the identity of a directory among all that there are. Raises Refused."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise _refused("state directory", path, error) from error
+    return f"{found.st_dev} {found.st_ino}"
+
+
+def _recorded(path: str, lock: str) -> list[str]:
+    """Returns the identities in the record at `path`, if it is of a luod that had the lock of the directory `lock`."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        with open(path, encoding="ascii", errors="replace", opener=lambda name, _: os.open(name, flags)) as file:
+            if os.fstat(file.fileno()).st_uid != os.geteuid():
+                return []
+            holder, *sockets = file.read().splitlines()
+    except (OSError, ValueError):
+        return []
+    return sockets if holder == lock else []
+
+
+def _write_record(path: str, lines: list[str]) -> None:
+    """Makes the record, as a new file: in a directory with the sticky bit another user may have made one. Raises
+    OSError.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    with open(path, "x", encoding="ascii", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write("\n".join(lines))
 
 
 def _identity(path: str) -> str:
