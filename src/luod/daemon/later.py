@@ -48,6 +48,7 @@ MODULES: Final = (
     "luod.daemon.systemd.units",
     "luod.daemon.updates.reboot_process",
     "luod.daemon.store_watch",
+    "luod.daemon.updates.waiting_guests",
     "luod.daemon.updates.disk",
     "luod.daemon.updates.disk_process",
     "luod.daemon.updates.disk_writes",

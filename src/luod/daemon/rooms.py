@@ -21,6 +21,7 @@ from luod.daemon.updates.kexec_image import KexecImage
 from luod.daemon.updates.stages import Stages
 from luod.daemon.updates.undo import Undo
 from luod.daemon.updates.update import Updater
+from luod.daemon.updates.waiting_guests import WaitingGuests
 from luod.static import Final
 
 _PAUSED: Final = (RunState.FREEZING, RunState.FROZEN, RunState.JUMPING, RunState.CANCELLING)
@@ -39,6 +40,7 @@ class Rooms:
         self.image: Final = KexecImage(holdings, sessions, participants, run, log)
         self.inhibitor: Final = Inhibitor(holdings, core.policy, log)
         self.undo: Final = Undo(core.directory, holdings.registry.rest.boot_id, log, lambda: not run.busy, hold)
+        self._guests = WaitingGuests(holdings.registry, run)
         stages = Stages(
             holdings,
             self.image,
@@ -48,7 +50,7 @@ class Rooms:
             self._hooks,
             self.inhibitor,
             self.undo,
-            DiskWrites(holdings, log),
+            DiskWrites(holdings, self._guests, log),
             run,
             log,
             stuck_seconds=core.stuck_seconds,
@@ -81,4 +83,5 @@ class Rooms:
         self.inhibitor.close()
         self._store_watch.close()
         self.undo.close()
+        self._guests.close()
         self.recorder.close()

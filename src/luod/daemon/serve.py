@@ -6,6 +6,7 @@ This module connects the parts; most work is done in `luod.daemon.sessions.servi
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Iterable
 
@@ -13,6 +14,7 @@ from luod.daemon.core import Core
 from luod.daemon.later import Later
 from luod.daemon.log import Log
 from luod.daemon.options import Options
+from luod.daemon.policy.current import FILE as POLICY
 from luod.daemon.policy.current import Policy
 from luod.daemon.refusals import Refusals
 from luod.daemon.run_state import Run
@@ -64,12 +66,14 @@ async def _serve(options: Options, given: Given) -> int:
     # Set before the file is read, so that no SIGHUP is missed.
     hangup = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
-    policy = Policy(options.config, directory, log)
+    hold = WriteHold(_runtime_directory(options))
+    hold.begin(restoring=True)
+    policy = Policy(options.config, directory, hold, log)
 
     sparing = Sparing(log)
     store = FdStore(given.channel, given.fds, supervisor_lost)
     try:
-        holdings = await take_over(store, directory, log)
+        holdings = await take_over(store, directory, hold, log)
     except WrittenByNewer as error:
         from luod.daemon.refusing import refuse
 
@@ -126,7 +130,7 @@ async def _serve(options: Options, given: Given) -> int:
             (given.admin, offers.to_root, True),
         )
     ]
-    reloading = asyncio.ensure_future(_reload(policy, hangup, store, holdings.registry.file.hold))
+    reloading = asyncio.ensure_future(_reload(policy, hangup, store, hold))
     await store.ready()
     later.begin()
     status = await end
@@ -139,6 +143,12 @@ async def _serve(options: Options, given: Given) -> int:
     sparing.close()
     holdings.close()
     return status
+
+
+def _runtime_directory(options: Options) -> str | None:
+    """Returns the directory of the sockets, which is in memory; None if the state directory is that too."""
+    found = os.path.dirname(options.socket) or "."
+    return None if os.path.realpath(found) == os.path.realpath(options.state_directory) else found
 
 
 class _Offers:
@@ -176,9 +186,10 @@ class _Offers:
 
 
 async def _reload(policy: Policy, hangup: asyncio.Event, store: FdStore, hold: WriteHold) -> None:
+    """Reads the policy at each SIGHUP; while guests are paused or a disk hangs, at the end of that."""
     while True:
         await hangup.wait()
         hangup.clear()
-        if not hold.waits("policy", policy.reload):
+        if hold.restoring or not hold.waits(POLICY, policy.reload):
             policy.reload()
         await store.ready()

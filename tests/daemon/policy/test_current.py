@@ -172,7 +172,8 @@ STARTS = """
 import sys
 from luod.daemon.log import Log
 from luod.daemon.policy.current import Policy
-policy = Policy(sys.argv[1], sys.argv[2], Log("test", "error"))
+from luod.daemon.store.write_hold import WriteHold
+policy = Policy(sys.argv[1], sys.argv[2], WriteHold(), Log("test", "error"))
 print([rule.uid for rule in policy.settings.rules], "tomllib" in sys.modules)
 """
 

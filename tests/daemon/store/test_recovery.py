@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+from luod.testing import Machine
 from tests.daemon.host import Luod, states
 from tests.daemon.participant import Participant, begin, prepare, start
 from tests.library import start_vmm
@@ -165,3 +167,16 @@ for _ in range(2):
     done = luod.machine.run([luod.python().executable, "-c", source], env=luod.python().environment)
     assert done.stderr.count(b"registry-preserved-again") == 1
     assert b"error" not in done.stderr
+
+
+def test_a_state_directory_that_is_the_runtime_directory_keeps_its_registry(machine: Machine) -> None:
+    """The copy that luod removes there when the state directory is written again would be the registry itself."""
+    luod = Luod(machine, state_directory=Path("/run/luod"))
+    luod.start()
+    client = luod.vmm()
+    client.call("create", name="vm", slot="s")
+    killed_and_started_again(luod)
+
+    killed_and_started_again(luod)
+
+    assert states(client) == {"outgoing vm": "dropped"}

@@ -1,7 +1,8 @@
-"""The disk of the state directory hangs while guests are paused: they resume within a limit, and luod goes on."""
+"""The disk of the state directory hangs while guests are paused, or wait for their sessions in the next kernel."""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from time import monotonic
 
@@ -10,7 +11,7 @@ import pytest
 from luod.daemon.updates import disk_writes
 from luod.testing import Machine, eventually
 from tests.daemon.host import Luod, states
-from tests.daemon.participant import Operator, Participant, begin, prepare, start
+from tests.daemon.participant import UPDATES, Operator, Participant, begin, prepare, start
 from tests.library import Vmm, start_vmm
 
 _SLACK_SECONDS = 15.0
@@ -74,6 +75,37 @@ def carries(luod: Luod, one: Participant, disk: Path) -> None:
     after = Luod(luod.machine, state_directory=disk)
     after.start()
     assert states(start(after)) == {"incoming one": "waiting", f"incoming one#{generation}": "waiting"}
+
+
+def carried(luod: Luod, tmp_path: Path) -> tuple[Luod, Disk]:
+    """Carries the session "one" into the next kernel. Returns luod, started there after its disk has begun to hang."""
+    one = Participant(luod, "one")
+    frozen(luod, one)
+    with luod.machine.expect_jump():
+        one.vote("freezing")
+    after = Luod(luod.machine, state_directory=tmp_path / "state of the next kernel")
+    disk = Disk(after, tmp_path / "disk")
+    disk.hang()
+    after.start()
+    return after, disk
+
+
+def restored(luod: Luod) -> Vmm:
+    """Returns a VMM that has retrieved the session "one"."""
+    vmm = start(luod)
+    for name in ("one", "one#1"):
+        vmm.call("retrieve_session", name=name, slot=name)
+    return vmm
+
+
+def resuming(vmm: Vmm) -> None:
+    vmm.call("method", method=UPDATES + "Resuming", parameters={"names": ["one"]})
+
+
+def until_on_the_disk(luod: Luod) -> None:
+    """Waits until the state directory has what the runtime directory had meanwhile."""
+    meanwhile = ["ls", "/run/luod/registry", "/run/luod/timeline"]
+    eventually(lambda: not luod.machine.run(meanwhile, check=False).text, describe="luod writes to the disk again")
 
 
 def until_written(luod: Luod) -> None:
@@ -171,3 +203,76 @@ def test_the_next_serve_answers_while_the_disk_hangs(luod: Luod, disk: Disk, tmp
     until_written(luod)
     one.declare()
     carries(luod, one, tmp_path / "disk")
+
+
+@pytest.mark.usefixtures("disk")
+def test_a_guest_is_restored_though_the_disk_hangs_in_the_next_kernel(luod: Luod, tmp_path: Path) -> None:
+    after, disk = carried(luod, tmp_path)
+    vmm = restored(after)
+    assert not disk.waiting()
+
+    resuming(vmm)
+
+    disk.go_on()
+    until_on_the_disk(after)
+    (one,) = after.luoctl_json("timeline")["timeline"]["sessions"]
+    assert one["blackout"] > 0
+    after.kill_both()
+    after.stop()
+    after.start()
+    assert states(vmm) == {"incoming one": "resumed", "incoming one#1": "resumed"}
+
+
+@pytest.mark.usefixtures("disk")
+def test_a_guest_is_restored_by_the_next_serve_though_the_disk_hangs(luod: Luod, tmp_path: Path) -> None:
+    after, disk = carried(luod, tmp_path)
+    after.kill_serve()
+    vmm = restored(after)
+    after.kill_serve()
+
+    resuming(vmm)
+
+    disk.go_on()
+    until_on_the_disk(after)
+    (one,) = after.luoctl_json("timeline")["timeline"]["sessions"]
+    assert one["retrieved"] <= one["resumed"]
+
+
+@pytest.mark.usefixtures("disk")
+def test_h12_no_second_guest_resumes_after_all_of_luod_was_killed_while_the_disk_hung(
+    luod: Luod, tmp_path: Path
+) -> None:
+    after, disk = carried(luod, tmp_path)
+    one, two = restored(after), restored(after)
+    resuming(one)
+
+    after.kill_both()
+    after.stop()
+    disk.go_on()
+    after.start()
+
+    refused = two.refused("method", method=UPDATES + "Resuming", parameters={"names": ["one"]})
+    assert "already" in refused.message
+    resuming(one)
+
+
+def test_a_reload_waits_until_guests_have_resumed_and_the_disk_answers(luod: Luod, tmp_path: Path) -> None:
+    """It reads the policy from a disk, and keeps a copy of it in the state directory."""
+    policy = tmp_path / "luod.toml"
+    policy.write_text("")
+    disk = Disk(luod, tmp_path / "disk")
+    keep = luod.start("--config", str(policy))
+    one = Participant(luod, "one")
+    frozen(luod, one)
+    disk.hang()
+    policy.write_text("not a policy")
+
+    luod.machine.signal(luod.keep_pid, signal.SIGHUP)
+    eventually(lambda: keep.stderr.count(" supervisor ready") == 2, describe="serve has taken the signal")
+
+    assert luod.status()["policy_error"] is None
+    one.vote("freezing")
+    one.expect("jumping", "cancelled")
+    assert luod.status()["policy_error"] is None
+    disk.go_on()
+    eventually(lambda: luod.status()["policy_error"], describe="the policy is read")

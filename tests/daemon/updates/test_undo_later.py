@@ -204,3 +204,28 @@ def test_a_unit_that_ran_to_its_end_has_run() -> None:
         not_running("Id=once.service\nActiveState=inactive\nResult=success\n\nId=db.service\nActiveState=active\n")
         == {}
     )
+
+
+def test_what_is_to_be_undone_during_a_hold_is_found_by_the_next_serve(folder: Path) -> None:
+    """It would take its own image for one of another process by an old count of loads, and leave it (H13)."""
+    (folder / "run").mkdir()
+
+    async def main() -> None:
+        hold = WriteHold(str(folder / "run"))
+
+        def begun() -> Undo:
+            return Undo(str(folder), BOOT, Log("serve", "error"), lambda: True, hold)
+
+        begun().loads()
+        first = begun()
+        hold.begin()
+        first.loaded(7)
+        first.stops(["db.service"])
+
+        assert begun()._done == first._done
+        assert recorded(folder) == []
+        hold.end()
+        assert recorded(folder) == ["db.service"]
+        assert list((folder / "run").iterdir()) == []
+
+    asyncio.run(main())

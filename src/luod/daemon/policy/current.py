@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 
     from luod.daemon.log import Log
     from luod.daemon.policy.rules import Granted
+    from luod.daemon.store.write_hold import WriteHold
     from luod.ipc.server.peer import Peer
     from luod.session_name import SessionName
 
+FILE: Final = "policy"
+"""The name of the copy in the state directory."""
 _THREADS: Final = 2
 _FORMAT: Final = 1
 """The format of the copy in the state directory. A copy of another one is not used; before 1 it had no number."""
@@ -35,11 +38,14 @@ _FORMAT: Final = 1
 class Policy:
     """`settings` is in force. `error` is the mistake in a later file, None without one."""
 
-    def __init__(self, path: str | None, directory: str, log: Log) -> None:
-        """`path` None: the default file, which may be missing. `directory` is the state directory."""
+    def __init__(self, path: str | None, directory: str, hold: WriteHold, log: Log) -> None:
+        """`path` None: the default file, which may be missing. `directory` is the state directory, and `hold` whether
+        the copy there may be written now.
+        """
         self.path = file.DEFAULT_PATH if path is None else path
         self._required = path is not None
-        self._good = os.path.join(directory, "policy")
+        self._good = os.path.join(directory, FILE)
+        self._hold = hold
         self._log = log
         self._users: dict[int, str] = {}
         """Names, each asked once a reload."""
@@ -122,7 +128,8 @@ class Policy:
             if self._required:
                 raise PolicyError(self.path, "", "is not there", hint="it was given by --config") from None
             self.settings, self.present, self.error = Settings(), False, None
-            self._forget()
+            if not self._hold.waits(FILE, self._forget):
+                self._forget()
             return
         text, table = self._kept()
         known = text is not None and text.encode() == data
@@ -131,7 +138,7 @@ class Policy:
         self.settings = file.settings(table, self.path)
         self.present, self.error = True, None
         self._users = {}
-        if not known:
+        if not known and not self._hold.waits(FILE, lambda: self._keep(data, table)):
             self._keep(data, table)
 
     def _kept(self) -> tuple[str | None, object]:

@@ -10,7 +10,7 @@ import errno
 import os
 
 from luod.daemon.store import state_file
-from luod.daemon.store.copies import of_this_machine, refuse_newer, understand_file
+from luod.daemon.store.copies import Told, of_this_machine, refuse_newer, understand_file
 from luod.daemon.store.fd_names import ASIDE, fd_name
 from luod.daemon.store.schema import Doubt, Held, HeldFile, IncomingRow, OutgoingRow, machine_id
 from luod.daemon.store.states import IncomingState, OutgoingState
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from luod.daemon.log import Log
-    from luod.daemon.store.copies import Told
     from luod.daemon.store.fd_store import FdStore
     from luod.daemon.store.journal import Slots
     from luod.daemon.store.journal_file import Journal
@@ -37,8 +36,19 @@ _ROOT: Final = 0
 def read_file(file: Journal, memory: Told | None = None) -> Told:
     """Returns the contents of the file, if it is of this machine. `memory`: the other copy. Raises WrittenByNewer.
 
+    A log of this boot in the runtime directory is newer, and is returned in its place. If that cannot be decoded, the
+    file may be behind.
+
     Raises OSError for a lack of files or memory, which says nothing about the file: the next serve tries again.
     """
+    runtime = Told() if file.runtime is None else _read(file.runtime, memory)
+    if runtime.record is not None and runtime.record.boot_id == boot_id():
+        return runtime
+    told = _read(file, memory)
+    return told if runtime.fault is None else replace(told, rest=True)
+
+
+def _read(file: Journal, memory: Told | None) -> Told:
     try:
         content: bytes | OSError | None = file.read()
     except OSError as error:

@@ -3,6 +3,9 @@
 Two files of fixed size take turns: `registry` is the log, `registry.reserve` has its blocks allocated and becomes the
 next log. So a disk that fills up later prevents neither an entry nor a new log. If the space cannot be reserved, the
 log is written without. `luod.daemon.store.copies` decides the order of two copies.
+
+While the state directory must not be written to, a log in the runtime directory continues this one. It exists only as
+long as it is newer: it is removed as soon as the state directory's is written again.
 """
 
 from __future__ import annotations
@@ -36,11 +39,14 @@ def room(record: int) -> int:
 class Journal:
     """The file `registry` in the state directory, and its reserve. Owns both while they are open."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, hold: WriteHold | None = None) -> None:
+        """`hold`: whether the files of `directory` may be written now, by default always."""
         self.directory = directory
         self.path = os.path.join(directory, "registry")
-        self.hold: Final = WriteHold()
-        """Whether the files of this directory may be written now, for all that serve has there."""
+        self.hold: Final = WriteHold() if hold is None else hold
+        runtime = self.hold.runtime_directory
+        self.runtime: Final = None if runtime is None else Journal(runtime)
+        """The log that continues this one while writes wait; None: none does."""
         self.begun = 0
         """The number of logs that this process began."""
         self.reserve_error: OSError | None = None
@@ -232,9 +238,21 @@ class Journal:
             self._reserve.close()
             self._reserve = None
 
+    def remove(self) -> None:
+        """Removes the files, if this process began a log in them."""
+        if not self.begun:
+            return
+        self.begun = 0
+        self.close()
+        for path in (self.path, self._reserve_path, self._old_path):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
     def close(self) -> None:
         self._close_file()
         self._close_reserve()
+        if self.runtime is not None:
+            self.runtime.close()
 
 
 def _write_all(file: Fd, data: bytes) -> None:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from luod.daemon.log import Log
     from luod.daemon.store.fd_store import FdStore
     from luod.daemon.store.schema import Held, Record
+    from luod.daemon.store.write_hold import WriteHold
 
 SESSION: Final = protocol.REGISTRY_SESSION
 """The session that preserves the registry. Names that begin with it are reserved."""
@@ -62,14 +63,14 @@ class Holdings:
         self.fds.close()
 
 
-async def take_over(fds: FdStore, directory: str, log: Log) -> Holdings:
-    """Takes over `fds`, the stored fds of the supervisor. Raises KernelRefused. Raises WrittenByNewer: nothing was
-    changed.
+async def take_over(fds: FdStore, directory: str, hold: WriteHold, log: Log) -> Holdings:
+    """Takes over `fds`, the stored fds of the supervisor. `hold` has begun: until the registry is read, it is not known
+    whether guests wait. It ends here if none does. Raises KernelRefused. Raises WrittenByNewer: nothing was changed.
     """
-    file = Journal(directory)
+    file = Journal(directory, hold)
     if JUMP in fds or DISK in fds:
         # Guests may be paused, and the process that writes in place of serve may still run. Updater ends the hold.
-        file.hold.begin()
+        hold.begin()
     broken = None
     stored, others = await _stored(fds, file, log)
     try:
@@ -90,6 +91,8 @@ async def take_over(fds: FdStore, directory: str, log: Log) -> Holdings:
     if arrival is not None and (registry.any_incoming or arrival.crossing is None):
         log.restoring = arrival.update
     registry.soon, fds.before_request = asyncio.get_running_loop().call_soon, registry.write
+    if hold.restoring and not registry.restoring:
+        hold.end()
     return Holdings(registry, fds, broken)
 
 

@@ -13,7 +13,7 @@ import asyncio
 from luod.daemon.store import entries, journal
 from luod.daemon.store.entries import key
 from luod.daemon.store.schema import IncomingRow, OutgoingRow, Row
-from luod.daemon.store.states import IncomingState, OutgoingState, require
+from luod.daemon.store.states import WHOLE, IncomingState, OutgoingState, require
 from luod.errors import LuodError
 from luod.frozen import replace
 from luod.static import TYPE_CHECKING, Any
@@ -69,6 +69,8 @@ class Registry:
         self._file = file
         self._file_error = ""
         """The reason why the last write of the file failed; "" if the file is current."""
+        self._runtime_error = ""
+        """As `_file_error`, of the log in the runtime directory."""
         self._again: asyncio.TimerHandle | None = None
         """When the file is written again after a failure."""
 
@@ -91,6 +93,11 @@ class Registry:
     def any_incoming(self) -> bool:
         """Returns whether there is an incoming session."""
         return bool(self._incoming)
+
+    @property
+    def restoring(self) -> bool:
+        """Returns whether a guest can still be restored from an incoming session."""
+        return any(row.state in WHOLE for row in self._incoming.values())
 
     @property
     def all_outgoing(self) -> list[OutgoingRow]:
@@ -161,13 +168,12 @@ class Registry:
         """Removes the row of a lost session. The other incoming sessions of its workload become torn, unless its guest
         was resumed: a partial restore is invalid (H12).
         """
-        whole = (IncomingState.WAITING, IncomingState.TAKEN, IncomingState.RETRIEVED)
 
         def without(other: Row) -> Row | None:
             if key(other) == key(row):
                 return None
             if isinstance(other, IncomingRow) and row.direction == "incoming":
-                return replace(other, state=IncomingState.TORN) if other.state in whole else other
+                return replace(other, state=IncomingState.TORN) if other.state in WHOLE else other
             return other
 
         self.change(without, self.workload(row.base))
@@ -225,7 +231,7 @@ class Registry:
         self._apply(changes)
         self._rest, self._record = replace(self._rest, **fields), None
         whole = self._begin()
-        self._write(lambda: self._file.begin(whole))
+        self._write(lambda file: file.begin(whole))
         self._tell(changes)
 
     def _change(self, changes: list[Change]) -> None:
@@ -253,15 +259,15 @@ class Registry:
         else:
             self._begin()
 
-        def write() -> None:
+        def append(file: Journal) -> None:
             try:
-                appended = self._file.append(entry)
+                appended = file.append(entry)
             except OSError:
                 appended = False  # the disk may have room for another log
             if not appended:
-                self._begin_file()
+                self._begin_file(file)
 
-        self._write(write)
+        self._write(append)
 
     def _begin(self) -> bytes:
         """Begins the log in memory, with the whole record as the next entry, which is returned."""
@@ -275,9 +281,9 @@ class Registry:
         self._unwritten = {}
         return whole
 
-    def _begin_file(self) -> None:
+    def _begin_file(self, file: Journal) -> None:
         """Begins the log in the file, with the whole record as the last entry in memory."""
-        self._file.begin(self.packed())
+        file.begin(self.packed())
 
     def packed(self) -> bytes:
         """Returns the log that has the whole record as its only entry, with the number of the last one in memory."""
@@ -319,30 +325,41 @@ class Registry:
         for watcher in self.watchers:
             watcher(tuple(changes))
 
-    def _write(self, write: Callable[[], None]) -> None:
+    def _write(self, write: Callable[[Journal], None]) -> None:
         """Writes to the file. A failure is logged, not raised: the memory has the change, and a full disk must not
         block a VMM. Repeated failures for the same reason are logged once. While serve runs, it tries again later.
-        While writes to the directory wait, the whole record is written at their end.
+        While writes to the directory wait, it writes to the log in the runtime directory. The whole record is written
+        at their end.
         """
+        runtime = self._file.runtime
         if self._file.hold.waits("registry", self.write_file):
+            if runtime is not None:
+                self._runtime_error = self._try(write, runtime, self._runtime_error)
             return
-        reason = ""
+        reason = self._file_error = self._try(write, self._file, self._file_error)
+        if runtime is not None and not reason:
+            runtime.remove()
+        if reason and self.soon is not None and self._again is None:
+            self._again = asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._try_again)
+
+    def _try(self, write: Callable[[Journal], None], file: Journal, before: str) -> str:
+        """Writes to a file. Returns the reason of a failure, and logs it if it is not that of `before`; "" without."""
         try:
-            write()
+            write(file)
         except OSError as error:
             reason = error.strerror or str(error)
-        if reason and reason != self._file_error:
+        else:
+            if before:
+                self._log("registry-file-again", path=file.path)
+            return ""
+        if reason != before:
             self._log.error(
                 "registry-file",
-                path=self._file.path,
+                path=file.path,
                 error=reason,
                 meaning="changes are in memory only, and are lost if the supervisor dies before the file is writable",
             )
-        elif self._file_error and not reason:
-            self._log("registry-file-again", path=self._file.path)
-        self._file_error = reason
-        if reason and self.soon is not None and self._again is None:
-            self._again = asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._try_again)
+        return reason
 
     def _try_again(self) -> None:
         self._again = None
@@ -355,7 +372,7 @@ class Registry:
         begun = None
         while begun != self._file.begun or not self._file.open:
             if not self._file.open:
-                self._begin_file()
+                self._begin_file(self._file)
             begun = self._file.begun
             await asyncio.to_thread(self._file.syncing())
 

@@ -46,6 +46,9 @@ class IncomingState(StrEnum):
 
 State = OutgoingState | IncomingState
 
+WHOLE: Final = frozenset({IncomingState.WAITING, IncomingState.TAKEN, IncomingState.RETRIEVED})
+"""The states of an incoming session from which a guest can still be restored."""
+
 _OUT, _IN = OutgoingState, IncomingState
 _NOT_HANDED_OUT: Final = frozenset({_IN.RESUMED, _IN.TORN, _IN.DISCARDING, _IN.CARRYING_OVER})
 TRANSITIONS: Final[dict[State, frozenset[State]]] = {

@@ -2,8 +2,9 @@
 
 The file `timeline` in the state directory begins with the kernel's boot id, the time of the timeline's second 0, and
 the number of its format; a file of another format is not read. Then comes a timeline, and then a line for each event.
-The events of one turn of the loop are written together. Nothing depends on the file: a failed write is logged, and the
-timeline continues in memory.
+The events of one turn of the loop are written together. While the state directory must not be written to
+(`luod.daemon.store.write_hold`), the file is in the runtime directory; there it is always the newer one. Nothing
+depends on it: a failed write is logged, and the timeline continues in memory.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections import Counter
 from time import monotonic
 
 from luod.daemon import clock
-from luod.daemon.store import state_file
+from luod.daemon.store.state_file import StateFile
 from luod.daemon.store.states import IncomingState
 from luod.daemon.timeline import blackouts
 from luod.daemon.timeline.timeline import Event, Timeline, after, with_events
@@ -52,10 +53,16 @@ class Recorder:
         self._hold = hold
         self._registry = earlier.registry
         self._directory = directory
-        self._path = os.path.join(directory, _FILE)
+        self._place = StateFile(directory, _FILE, hold)
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._file: Fd | None = None
+        self._in_runtime = False
+        """Whether `_file` is the one in the runtime directory."""
+        self._blackouts: tuple[float, ...] = ()
+        """The blackout that the file of blackouts lacks during a hold."""
+        self._aside: Fd | None = None
+        """The file in the state directory meanwhile: to close it could wait for the disk."""
         self._origin = 0.0
         self._timeline: Timeline | None = None
         self._past = False
@@ -75,11 +82,11 @@ class Recorder:
         """The number of incoming sessions of each workload that has any."""
         here, arrival = record.boot_id, self._measured(record)
         crossing = None if arrival is None else arrival.crossing
-        found = self._read()
+        found = self._found(here)
         if found is not None and found[0] == here:
             _here, self._origin, self._timeline = found
             self._frozen = self._timeline.frozen
-            self._open(new=False)
+            self._save()
             self._go_on(self._timeline, jumping=jumping)
         elif arrival is not None and crossing is not None:
             timeline = after(arrival, record.incoming)
@@ -205,14 +212,22 @@ class Recorder:
             )
             self._loop.call_soon(self._over)  # what removed the last session has yet to log it
             if timeline.blackout is not None:
-                try:
-                    blackouts.add(self._directory, timeline.blackout)
-                except OSError as error:
-                    self._log.warning("blackouts-file", error=error)
+                self._add_blackout(timeline.blackout)
+
+    def _add_blackout(self, seconds: float) -> None:
+        """Adds the blackout of this update to the file, at the end of a hold if there is one."""
+        self._blackouts = (seconds,)
+        if self._hold.waits("blackouts", lambda: self._add_blackout(seconds)):
+            return
+        self._blackouts = ()
+        try:
+            blackouts.add(self._directory, seconds)
+        except OSError as error:
+            self._log.warning("blackouts-file", error=error)
 
     def expected_blackout(self) -> Blackout | None:
         """Returns what the last updates let expect of the next one; None if none was recorded. For a thread."""
-        return blackouts.expected(blackouts.read(self._directory))
+        return blackouts.expected((*self._blackouts, *blackouts.read(self._directory)))
 
     def _over(self) -> None:
         if not self._left:
@@ -243,8 +258,8 @@ class Recorder:
         now = monotonic() if self._replayed is None else self._replayed
         event = Event(what, round(now - self._origin, 6), session, note)
         self._events.append(event)
-        if self._hold.waits(_FILE, self._save):
-            pass
+        if self._hold.waits(_FILE, self._save) is not self._in_runtime:
+            self._save()
         elif self._file is not None:
             if not self._unwritten:
                 self._loop.call_soon(self._write)
@@ -262,46 +277,52 @@ class Recorder:
         self._save()
 
     def _save(self) -> None:
-        """Makes the file the present timeline."""
-        if self._hold.waits(_FILE, self._save):
-            return
-        self.close()
+        """Makes the file the present timeline: that in the runtime directory during a hold."""
+        self._unwritten = []
+        waits = self._hold.waits(_FILE, self._save)
+        if waits and not self._in_runtime:
+            self._file, self._aside = None, self._file
+        self._close()
+        self._in_runtime = waits
         lines = _line([self._registry.rest.boot_id, self._origin, _FORMAT]) + _line(self._complete())
         try:
-            state_file.replace(self._path, lines)
-        except OSError as error:
-            self._log.warning("timeline-file", error=error)
-            return
-        self._open(new=True)
-
-    def _open(self, *, new: bool) -> None:
-        if not new and self._hold.waits(_FILE, self._save):
-            return
-        try:
-            self._file = Fd(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
-            if not new:
-                os.write(self._file.fileno(), b"\n")  # ends a line that may be cut off
+            if (path := self._place.replace(lines, self._save)) is not None:
+                self._file = Fd(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
         except OSError as error:
             self._log.warning("timeline-file", error=error)
 
     def _write(self) -> None:
         """Appends the events that the file lacks."""
         events, self._unwritten = self._unwritten, []
-        if self._file is None or not events or self._hold.waits(_FILE, self._save):
+        if not events:
+            return
+        if self._hold.waits(_FILE, self._save) is not self._in_runtime:
+            self._save()
+            return
+        if self._file is None:
             return
         try:
             os.write(self._file.fileno(), b"".join(map(_line, events)))
         except OSError as error:
             self._log.warning("timeline-file", error=error)
-            self.close()
+            self._close()
 
-    def _read(self) -> tuple[str, float, Timeline] | None:
-        """Returns the kernel and the second 0 of the file, and its timeline with all events but incomplete lines.
+    def _found(self, here: str) -> tuple[str, float, Timeline] | None:
+        """Returns what `_read` finds: that of the kernel `here`, or else that on the disk."""
+        found = None
+        for path in self._place.paths:
+            found = self._read(path)
+            if found is not None and found[0] == here:
+                break
+        return found
+
+    def _read(self, path: str) -> tuple[str, float, Timeline] | None:
+        """Returns the kernel and the second 0 of a file, and its timeline with all events but incomplete lines.
 
         None without a timeline.
         """
         try:
-            with open(self._path, "rb") as file:
+            with open(path, "rb") as file:
                 kernel, origin, *number = json.loads(file.readline())
                 if number not in ([], [_FORMAT]):
                     return None
@@ -319,9 +340,17 @@ class Recorder:
 
     def close(self) -> None:
         self._write()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._close()
+
+    def _close(self) -> None:
+        """Closes the file. During a hold, that in the state directory stays open."""
+        closed = (self._file,) if self._hold.holds else (self._file, self._aside)
+        for file in closed:
+            if file is not None:
+                file.close()
+        self._file = None
+        if not self._hold.holds:
+            self._aside = None
 
 
 def _line(value: object) -> bytes:

@@ -19,6 +19,7 @@ from luod.static import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from luod.daemon.log import Log
     from luod.daemon.store.recovery import Holdings
+    from luod.daemon.updates.waiting_guests import WaitingGuests
     from luod.ipc.types.phases import Way
 
 _RECORD_SECONDS: Final = 5.0
@@ -34,18 +35,22 @@ _END_SECONDS: Final = 1.0
 class DiskWrites:
     """Made inside a running loop."""
 
-    def __init__(self, holdings: Holdings, log: Log) -> None:
+    def __init__(self, holdings: Holdings, guests: WaitingGuests, log: Log) -> None:
         self._registry = holdings.registry
         self._hold = holdings.registry.file.hold
         self._directory = holdings.registry.file.directory
         self._fds = holdings.fds
+        self._guests = guests
         self._log = log
         self._process: DiskProcess | None = None
         self._waiting: asyncio.Task[None] | None = None
         """Waits for the end of the process of an update that is over."""
 
     async def require_free(self) -> None:
-        """Raises Refused: the process of an earlier update has not ended, and does not in a moment."""
+        """Has serve write, also while guests wait for their sessions. Raises Refused: the process of an earlier update
+        has not ended, and does not in a moment.
+        """
+        self._guests.stop()
         if self._waiting is not None:
             await asyncio.wait((self._waiting,), timeout=_END_SECONDS)
         if self._hold.holds:
@@ -95,7 +100,7 @@ class DiskWrites:
         self._hold.begin(
             f"a write to {self._directory}, or sync(2), has not ended since the last update: a disk hangs, or is slow"
         )
-        self._log.error("disk-hangs", path=self._directory, meaning="changes of sessions are in luod's memory only")
+        self._log.error("disk-hangs", path=self._directory, meaning="changes of sessions are not on the disk")
         self._waiting = asyncio.ensure_future(self._await_end(self._process))
 
     async def _await_end(self, process: DiskProcess) -> None:
@@ -106,7 +111,7 @@ class DiskWrites:
 
     def take_over(self) -> None:
         """Has serve write when the process of the previous serve has ended. It ends after its present order."""
-        if self._hold.holds:
+        if self._hold.holds and not self._hold.restoring:
             self._waiting = asyncio.ensure_future(self._await_earlier())
 
     async def _await_earlier(self) -> None:

@@ -15,7 +15,7 @@ from luod.daemon.replies import no_such_session, torn
 from luod.daemon.run_state import Run, RunState
 from luod.daemon.sessions.names import Belonging, may_use
 from luod.daemon.store.schema import IncomingRow, OutgoingRow, Row
-from luod.daemon.store.states import IncomingState, OutgoingState
+from luod.daemon.store.states import WHOLE, IncomingState, OutgoingState
 from luod.daemon.updates.follower import Follower
 from luod.daemon.updates.transaction import NotAwaited
 from luod.errors import Refused
@@ -255,7 +255,7 @@ class Participants:
 
         def resumed(row: Row) -> Row:
             if isinstance(row, IncomingRow) and chosen & {row.base, row.name} and may_use(peer, row):
-                whole = row.state in (IncomingState.WAITING, IncomingState.TAKEN, IncomingState.RETRIEVED)
+                whole = row.state in WHOLE
                 return replace(row, state=IncomingState.RESUMED, resumed_by=number) if whole else row
             return row
 

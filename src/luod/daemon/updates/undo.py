@@ -9,10 +9,9 @@ the same boot only. `luod.decode` reads the annotations.
 import asyncio
 import contextlib
 import json
-import os
 
 from luod import kexec
-from luod.daemon.store import state_file
+from luod.daemon.store.state_file import StateFile
 from luod.daemon.systemd import units
 from luod.decode import Decoder, Misfit, encode
 from luod.errors import KernelRefused
@@ -53,10 +52,10 @@ class Undo:
     """Needs a running loop. `close` at the end of serve."""
 
     def __init__(self, directory: str, boot_id: str, log: "Log", idle: "Callable[[], bool]", hold: "WriteHold") -> None:
-        """`directory` is the state directory. `idle`: whether no update runs. `hold`: whether the file may be written
-        now. Reads the file.
+        """`directory` is the state directory. `idle`: whether no update runs. `hold`: whether it may be written to now.
+        Reads the file.
         """
-        self._path = os.path.join(directory, _FILE)
+        self._file = StateFile(directory, _FILE, hold)
         self._hold = hold
         self._boot_id = boot_id
         self._log = log
@@ -181,9 +180,8 @@ class Undo:
         return ""
 
     def _write(self, done: Done) -> None:
-        """Writes the file, at the end of a hold if there is one. Raises OSError."""
-        if not self._hold.waits(_FILE, self._save):
-            state_file.replace(self._path, json.dumps(encode(done)).encode())
+        """Writes the file. Raises OSError."""
+        self._file.replace(json.dumps(encode(done)).encode(), self._save)
         self._done = done
 
     def _save(self) -> None:
@@ -191,13 +189,17 @@ class Undo:
         with contextlib.suppress(OSError):
             if self._done is not None:
                 self._write(self._done)
-            elif not self._hold.waits(_FILE, self._save):
-                os.unlink(self._path)
+            elif self._hold.holds:
+                # The file on the disk, which has more, stays until the end of the hold.
+                self._file.replace(json.dumps(encode(Done(self._boot_id))).encode(), self._save)
+            else:
+                self._file.remove()
 
     def _read(self) -> Done | None:
-        try:
-            with open(self._path, "rb") as file:
-                done = _DECODER(Done, json.load(file))
-        except (OSError, ValueError, Misfit):
-            return None
-        return done if done.boot_id == self._boot_id else None
+        """Returns what the newest file of this boot has; None without one."""
+        for path in self._file.paths:
+            with contextlib.suppress(OSError, ValueError, Misfit), open(path, "rb") as file:
+                done: Done = _DECODER(Done, json.load(file))
+                if done.boot_id == self._boot_id:
+                    return done if done.image or done.units else None
+        return None
