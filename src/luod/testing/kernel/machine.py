@@ -59,9 +59,9 @@ class KernelMachine(Machine):
         temporary and not kept: otherwise it kills QEMU at once. `writable` are host directories to which the machine
         writes, at the same paths. `command_line` is added to the kernel's, `arguments` to QEMU's, `env` to init's
         environment.
-        Without KVM two `processors` take as much of the host as two machines. `timeout` is the time limit of a request
-        in seconds. `disk` is an image of a root file system with an init of its own, such as systemd, that runs the
-        agent as a service, and with the kernel as /boot/vmlinuz; `env` and `writable` are without effect then. Raises
+        The `processors` run in turns, in one thread of the host. `timeout` is the time limit of a request in seconds.
+        `disk` is an image of a root file system with an init of its own, such as systemd, that runs the agent as a
+        service, and with the kernel as /boot/vmlinuz; `env` and `writable` are without effect then. Raises
         MachineUnavailable: QEMU, busybox, the image or a Python are missing. Raises MachineEnded: it did not boot.
         """
         image = os.fspath(kernel) if kernel is not None else qemu.kernel_image()
