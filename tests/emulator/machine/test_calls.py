@@ -222,6 +222,65 @@ def test_a_huge_structure_keeps_only_its_caller_waiting(run_machine: Run, way: s
     run(run_machine, way, source)
 
 
+def test_a_large_file_keeps_only_its_caller_waiting(run_machine: Run, way: str) -> None:
+    """PRESERVE_FD allocates its holes, RETRIEVE_FD copies it: 16 turns each. Other callers are answered meanwhile."""
+    source = """
+        fd, memory = device(), os.memfd_create("m")
+        other = create(fd, b"other")
+        os.ftruncate(memory, 256 << 20)
+
+        def part_of(call):
+            "Returns the longest wait of another caller, as a part of the time of `call`."
+            begun = time.monotonic()
+            # fcntl.ioctl would keep other threads waiting, so this is another process.
+            if (child := os.fork()) == 0:
+                call()
+                os._exit(0)
+            longest = 0
+            while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+                asked = time.monotonic()
+                assert get_name(other) == b"other"
+                longest = max(longest, time.monotonic() - asked)
+            assert ended[1] == 0
+            return longest / (time.monotonic() - begun)
+
+        if BOOT == 1:
+            session = create(fd, b"s")
+            os.pwrite(memory, b"end", (256 << 20) - 3)
+            assert (part := part_of(lambda: preserve(session, memory, 1))) < 0.5, part
+            assert os.lseek(memory, 0, os.SEEK_HOLE) == 256 << 20
+            jump()
+        session = retrieve_session(fd, b"s")
+        assert (part := part_of(lambda: retrieve(session, 1))) < 0.5, part
+        assert os.pread(retrieve(session, 1), 4, (256 << 20) - 3) == b"end"
+    """
+    run(run_machine, way, source)
+
+
+def test_a_retrieve_whose_caller_is_killed_can_be_made_again(run_machine: Run, way: str) -> None:
+    source = """
+        if BOOT == 1:
+            session, memory = create(device(), b"s"), os.memfd_create("m")
+            os.ftruncate(memory, 256 << 20)
+            os.pwrite(memory, b"end", (256 << 20) - 3)
+            preserve(session, memory, 1)
+            jump()
+        fd = device()
+        session, other = retrieve_session(fd, b"s"), create(fd, b"other")
+        for _ in range(3):
+            if (child := os.fork()) == 0:
+                retrieve(session, 1)
+                signal.pause()
+            for _ in range(4):
+                get_name(other)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert os.pread(retrieve(session, 1), 4, (256 << 20) - 3) == b"end"
+        finish(session)
+    """
+    run(run_machine, way, source)
+
+
 def test_limits_of_the_supervisor_are_not_the_programs(run_machine: Run, way: str) -> None:
     source = """
         import resource

@@ -98,8 +98,10 @@ class _StandIn(FileHandler[State, Kept]):
         assert record.file is not None, "retrieved once, before finish"
         try:
             file = self._host.take_over(record.file, size=record.size, seals=F_SEAL_SEAL, position=0, name=record.name)
-        finally:
+        except Errno:
             record.drop()
+            raise
+        record.drop()
         if record.vm is not None:
             self._bonds.of[file.identity] = record.vm
         return file

@@ -90,12 +90,14 @@ class MemfdHandler(FileHandler[MemfdState, MemfdRecord]):
     def retrieve(self, record: MemfdRecord) -> HostFile:
         assert record.kept is not None, "retrieved once, before finish"
         try:
-            return self._host.take_over(
+            file = self._host.take_over(
                 record.kept, size=record.size, seals=seals_on_return(record.seals), position=record.position
             )
-        finally:
-            # The pages moved to the new file, or a failed attempt freed them (docs/hazards.md, H1).
-            record.drop()
+        except Errno:
+            record.drop()  # a failed attempt frees the pages (docs/hazards.md, H1)
+            raise
+        record.drop()  # they moved to the new file
+        return file
 
     def retrieve_into(self, record: MemfdRecord, target: HostFile | None, *, held: bool) -> HostFile:
         """Raises Retryable for a target that does not fit, and where one is missing or too much."""

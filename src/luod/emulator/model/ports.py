@@ -87,7 +87,8 @@ class HostFile(Protocol):
     def pin(self) -> None:
         """Allocates every page of the file and keeps it in use until `close`: F_SEAL_WRITE fails with EBUSY then.
 
-        Raises Errno(ENOMEM), or the errno of the host.
+        Raises Errno(ENOMEM), or the errno of the host. May raise `results.Unfinished`: it goes on when it is run again,
+        also on another reference to the file.
         """
         ...
 
@@ -101,6 +102,7 @@ class Host(Protocol):
         """Returns a new memfd with the first `size` bytes of `kept`: mode 0777, O_RDWR | O_LARGEFILE.
 
         `kept` stays the caller's. Raises Errno(ENOMEM), Errno(ENOSPC) when the host has no room; no memfd is left then.
+        May raise `results.Unfinished`: with the same arguments it goes on. `kept.close()` gives that up.
         """
         ...
 

@@ -51,9 +51,10 @@ class Delayed(Blocked):
 
 
 class Unfinished(Exception):
-    """A call has more to do in its caller's memory than others may wait for.
+    """A call has more to do in memory than others may wait for.
 
-    Answer others, and then make it again with the same `Caller`, which has its progress. It changed nothing yet.
+    Answer others, and then make it again with the same `Caller`, which has its progress. It changed nothing yet that
+    another call could see.
     """
 
 

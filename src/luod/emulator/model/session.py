@@ -14,6 +14,7 @@ from typing import Any
 
 from luod.emulator.model.handler import Carried, FileHandler, HandlerTable
 from luod.emulator.model.ports import Errno, HostFile, Retryable
+from luod.emulator.model.results import Unfinished
 from luod.uapi import liveupdate_next as posted
 
 
@@ -95,10 +96,10 @@ class OutgoingSession:
             self._handlers.hold(identity)
             try:
                 state = handler.preserve_beside(file, self._files.values())
-            except Errno:
+            except (Errno, Unfinished):
                 self._handlers.let_go(identity)
                 raise
-        except Errno:
+        except (Errno, Unfinished):
             file.close()
             raise
         self._files[token] = PreservedFile(token, handler, file, identity, state)

@@ -13,6 +13,7 @@ import pytest
 
 from luod import linux
 from luod.emulator.model.ports import Errno, Kind
+from luod.emulator.model.results import Unfinished
 from luod.emulator.trap.process import available, memory_files
 from luod.emulator.trap.process.memory_files import HostMemory, OpenFile
 from luod.linux import Fd
@@ -103,6 +104,53 @@ def test_take_over_after_the_file_shrank() -> None:
         assert os.pread(new.fileno(), SIZE, 0) == b"begin".ljust(SIZE, b"\0")
         new.close()
         kept.close()
+
+
+def test_a_large_file_is_copied_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of a GiB takes seconds, and the machine answers no other call during a turn."""
+    monkeypatch.setattr(memory_files, "_TURN", 2 * 4096)
+    content = os.urandom(SIZE)
+    with linux.memfd("m", SIZE) as memory:
+        os.pwrite(memory.fileno(), content, 0)
+        kept = OpenFile(memory.duplicate())
+        with pytest.raises(Unfinished):
+            HOST.take_over(kept, size=SIZE, seals=F_SEAL_GROW, position=3)
+        new = HOST.take_over(kept, size=SIZE, seals=F_SEAL_GROW, position=3)
+        assert os.pread(new.fileno(), SIZE + 1, 0) == content
+        assert (new.seals(), new.position()) == (F_SEAL_GROW, 3)
+        new.close()
+        kept.close()
+
+
+def test_a_copy_that_is_given_up_keeps_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_files, "_TURN", 4096)
+    before = os.listdir("/proc/self/fd")
+    with linux.memfd("m", SIZE) as memory:
+        kept = OpenFile(memory.duplicate())
+        with pytest.raises(Unfinished):
+            HOST.take_over(kept, size=SIZE, seals=0, position=0)
+        kept.close()
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_holes_become_data_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each turn may be on another open file, as each is of a call that is made again."""
+    monkeypatch.setattr(memory_files, "_TURN", 2 * 4096)
+    with linux.memfd("m", 9 * 4096) as memory:
+        os.pwrite(memory.fileno(), b"x", 3 * 4096)
+        turns = 0
+        while True:
+            turns += 1
+            kept = OpenFile(memory.duplicate())
+            try:
+                kept.pin()
+            except Unfinished:
+                continue
+            finally:
+                kept.close()
+            break
+        assert turns == 4
+        assert os.lseek(memory.fileno(), 0, os.SEEK_HOLE) == 9 * 4096
 
 
 def test_absurd_sizes_are_refused() -> None:

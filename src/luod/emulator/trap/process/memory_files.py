@@ -20,6 +20,7 @@ from typing import Final
 
 from luod import linux
 from luod.emulator.model.ports import PAGE, Errno, HostFile, Kind
+from luod.emulator.model.results import Unfinished
 from luod.linux import Fd
 from luod.uapi.memfd import F_ADD_SEALS, F_GET_SEALS, F_SEAL_EXEC, F_SEAL_SEAL
 
@@ -33,6 +34,8 @@ _MEMFD: Final = b"/memfd:"
 _DELETED: Final = b" (deleted)"
 _RESERVE: Final = 64 << 20
 """Bytes of memory that a machine leaves free."""
+_TURN: Final = 16 << 20
+"""Bytes that are allocated or copied before other calls are answered."""
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -111,6 +114,10 @@ class OpenFile:
         self._status = os.fstat(fd.fileno())
         self._pin = 0
         """The address of a shared mapping that could be made writable. While there is one, F_SEAL_WRITE is EBUSY."""
+        self.copy: Fd | None = None
+        """A part of a copy that `take_over` makes of this file. Owned."""
+        self.copied = 0
+        """Bytes of that part."""
 
     def fileno(self) -> int:
         return self._fd.fileno()
@@ -161,15 +168,12 @@ class OpenFile:
             return
         _refuse_what_would_hurt(missing)
         try:
-            with self.reopen(os.O_RDWR) as writable:
-                os.posix_fallocate(writable.fileno(), 0, status.st_size)
+            with self.reopen(os.O_RDWR) as writable, self.reopen(os.O_RDONLY) as readable:
+                _allocate(writable.fileno(), readable.fileno(), status.st_size)
                 if not self._pin and OpenFile._pins < _MOST_PINS:
                     # A mapping of what is opened here would make the file one that is open for writing (ETXTBSY).
                     self._pin = _map(self._fd if self.writable() else writable)
                     OpenFile._pins += bool(self._pin)
-            with self.reopen(os.O_RDONLY) as readable, contextlib.suppress(ValueError):
-                # ValueError: it was cut off meanwhile, and its pages with it.
-                _touch(readable, status.st_size)
         except OSError as error:
             raise Errno(error.errno or errno.ENOMEM) from None
 
@@ -198,6 +202,8 @@ class OpenFile:
             _libc.munmap(self._pin, mmap.PAGESIZE)
             self._pin = 0
             OpenFile._pins -= 1
+        if self.copy is not None:
+            self.copy.close()
         self._fd.close()
 
 
@@ -251,14 +257,40 @@ def _map(file: Fd) -> int:
     return address
 
 
-def _touch(file: Fd, size: int) -> None:
-    """Makes allocated but unused ranges data, as a real PRESERVE_FD does: SEEK_HOLE shows the difference."""
-    with mmap.mmap(file.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ) as pages:
-        try:
-            pages.madvise(_MADV_POPULATE_READ)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # before Linux 5.14
-                raise
+def _allocate(writable: int, readable: int, size: int) -> None:
+    """Makes the holes in the first `size` bytes of a file data, as a real PRESERVE_FD does: SEEK_HOLE shows it.
+
+    Both fds are of the file. Raises OSError, and Unfinished where holes are left after a turn.
+    """
+    left = _TURN
+    hole = _seek(readable, 0, os.SEEK_HOLE, size)
+    while hole < size:
+        if not left:
+            raise Unfinished
+        end = min(_seek(readable, hole, os.SEEK_DATA, size), hole + left)
+        os.posix_fallocate(writable, hole, end - hole)
+        _touch(readable, hole, end - hole)
+        left -= end - hole
+        hole = _seek(readable, end, os.SEEK_HOLE, size)
+
+
+def _seek(file: int, start: int, whence: int, size: int) -> int:
+    """Returns the first hole, or data, of a file from `start` on; `size` where the file ends before. Raises OSError."""
+    try:
+        return min(os.lseek(file, start, whence), size)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return size
+
+
+def _touch(file: int, start: int, length: int) -> None:
+    """Makes allocated but unused pages data. `start` is a multiple of their size."""
+    with (
+        contextlib.suppress(ValueError),  # the file was cut off meanwhile, and its pages with it
+        mmap.mmap(file, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=start) as pages,
+    ):
+        pages.madvise(_MADV_POPULATE_READ)
 
 
 class HostMemory:
@@ -276,12 +308,19 @@ class HostMemory:
     def take_over(self, kept: HostFile, *, size: int, seals: int, position: int, name: bytes = b"") -> OpenFile:
         if not isinstance(kept, OpenFile):
             raise Errno(errno.ENOENT)
-        _refuse_what_would_hurt(size)
         try:
+            if kept.copy is None:
+                _refuse_what_would_hurt(size)
+                kept.copy = _restored(size, seals, os.fsdecode(name))
             with kept.reopen(os.O_RDONLY) as source:
-                return _copy(source, size=size, seals=seals, position=position, name=os.fsdecode(name))
+                kept.copied = _fill(kept.copy.fileno(), source.fileno(), kept.copied, size)
+            if kept.copied < size:
+                raise Unfinished
+            _complete(kept.copy.fileno(), seals=seals, position=position)
         except OSError as error:
             raise Errno(error.errno or errno.ENOMEM) from None
+        copy, kept.copy = kept.copy, None
+        return OpenFile(copy, ownerless=True)
 
     def fill(self, target: HostFile, kept: HostFile, *, size: int) -> None:
         if not isinstance(kept, OpenFile) or not isinstance(target, OpenFile):
@@ -290,21 +329,25 @@ class HostMemory:
         try:
             # Opened again: the position of the caller's file stays.
             with kept.reopen(os.O_RDONLY) as source, target.reopen(os.O_RDWR) as filled:
-                _fill(filled.fileno(), source.fileno(), size)
+                done = 0
+                while done < size:
+                    done = _fill(filled.fileno(), source.fileno(), done, size)
         except OSError as error:
             raise Errno(error.errno or errno.ENOMEM) from None
 
 
-def _fill(target: int, source: int, size: int) -> None:
-    """Allocates the file and copies the first bytes of `source` into it. Raises OSError."""
-    if size:
-        os.posix_fallocate(target, 0, size)
-    done = 0
-    while done < size:
-        count = os.sendfile(target, source, done, min(size - done, 1 << 30))
-        if count == 0:
-            break
-        done += count
+def _fill(target: int, source: int, start: int, size: int) -> int:
+    """Copies bytes from `start` on, of the first `size`, for a turn. Returns where the next turn starts.
+
+    The target's pages are allocated also where `source` has none any more. Raises OSError.
+    """
+    end = min(start + _TURN, size)
+    if start < end:
+        os.posix_fallocate(target, start, end - start)
+        os.lseek(target, start, os.SEEK_SET)
+    while start < end and (count := os.sendfile(target, source, start, end - start)):
+        start += count
+    return end
 
 
 def _restored(size: int, seals: int, name: str) -> Fd:
@@ -329,17 +372,10 @@ def _restored(size: int, seals: int, name: str) -> Fd:
     return linux.memfd(name, size, executable=False)
 
 
-def _copy(source: Fd, *, size: int, seals: int, position: int, name: str) -> OpenFile:
-    """Returns a memfd as the kernel restores one, which has no `name`: fully allocated, mode 0777."""
-    copy = _restored(size, seals, name)
-    try:
-        _fill(copy.fileno(), source.fileno(), size)
-        if not fcntl.fcntl(copy.fileno(), F_GET_SEALS) & F_SEAL_EXEC:
-            os.fchmod(copy.fileno(), 0o777)
-        os.lseek(copy.fileno(), position, os.SEEK_SET)
-        if missing := seals & ~fcntl.fcntl(copy.fileno(), F_GET_SEALS):
-            fcntl.fcntl(copy.fileno(), F_ADD_SEALS, missing)
-    except OSError:
-        copy.close()
-        raise
-    return OpenFile(copy, ownerless=True)
+def _complete(copy: int, *, seals: int, position: int) -> None:
+    """Gives a copy what the kernel gives a memfd that it restores: mode 0777, seals, position. Raises OSError."""
+    if not fcntl.fcntl(copy, F_GET_SEALS) & F_SEAL_EXEC:
+        os.fchmod(copy, 0o777)
+    os.lseek(copy, position, os.SEEK_SET)
+    if missing := seals & ~fcntl.fcntl(copy, F_GET_SEALS):
+        fcntl.fcntl(copy, F_ADD_SEALS, missing)
