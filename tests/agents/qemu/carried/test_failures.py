@@ -120,6 +120,20 @@ def test_a_second_launcher_of_a_running_guest_is_refused(luod: Luod, tmp_path: P
     launcher.counts_on()
 
 
+def test_of_two_launchers_that_start_a_guest_at_once_one_starts_no_qemu(luod: Luod, tmp_path: Path) -> None:
+    """luod has no session of it yet, and QEMU's locks of the disk do not hold on every storage."""
+    guest = counting_guest(tmp_path)
+    command = ("start", guest.name, "--arguments", str(written(tmp_path, guest.arguments())))
+    both = [Launcher(luod, guest, *command) for _ in range(2)]
+    refused = eventually(
+        lambda: next((each for each in both if each.program.returncode is not None), None), describe="one has ended"
+    )
+    (launcher,) = [each for each in both if each is not refused]
+    assert refused.ended() == 4
+    assert f"is with process {launcher.program.pid}, which is its agent" in refused.said
+    launcher.counts_on()
+
+
 def test_luod_killed_while_the_guest_is_frozen_continues_it_and_the_next_luod_carries_it(
     luod: Luod, tmp_path: Path
 ) -> None:
