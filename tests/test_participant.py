@@ -216,9 +216,21 @@ def test_a_guest_that_waits_is_resumed_before_the_error_of_a_luod_that_lost_its_
         return kinds
 
     told = ("preparing", "freezing", "jumping")
-    again = (following(), NO_SUCH_SESSION)
-    with Impostor(tmp_path, until(*told), Answer(reply()), *again, *again) as impostor:
+    with Impostor(tmp_path, until(*told), Answer(reply()), following(), NO_SUCH_SESSION) as impostor:
         assert take_part(impostor.path, steps, Session(), ()) == [*told, "cancelled"]
+
+
+def test_events_are_read_on_in_a_program_that_goes_on_though_luod_lost_its_session(
+    tmp_path: Path, take_part: Callable[..., Any]
+) -> None:
+    async def steps(participant: Any, awaited: Any) -> list[str]:
+        with pytest.raises(luod.NoSuchSession):
+            await awaited(participant.next())
+        return [(await awaited(participant.next())).kind for _ in range(2)]
+
+    answers = (until(), Answer(reply()), following("preparing", "lost"), NO_SUCH_SESSION, *[Answer(reply())] * 2)
+    with Impostor(tmp_path, *answers) as impostor:
+        assert take_part(impostor.path, steps, Session(), ()) == ["preparing", "lost"]
 
 
 def test_a_forked_child_does_not_follow(tmp_path: Path, take_part: Callable[..., Any]) -> None:

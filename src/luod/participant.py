@@ -147,9 +147,9 @@ class Participant(ParticipantBase):
         It returns None also if the participant is closed meanwhile, such as by the handler of a signal. While luod is
         gone, or does not let it follow, this looks for it. A call to a luod that does not answer lasts up to the
         timeout of the client, also beyond `timeout`. Raises the errors of `declare`, when a restarted luod does not
-        know a session any more: the guest runs then, the participant continues, and the next call tries again. Raises
-        the exception of a block of a cancelled update that was not raised yet. Raises BadInput: the participant is
-        closed.
+        know a session any more: the guest runs then, the participant continues, and a later call tries again, once a
+        second. Raises the exception of a block of a cancelled update that was not raised yet. Raises BadInput: the
+        participant is closed.
         """
         self._failure.raise_overdue()
         if self._closed and not self._pending:
@@ -162,9 +162,9 @@ class Participant(ParticipantBase):
                 try:
                     if self._connection is None:
                         self._follow()
-                    elif self._part.declares:
-                        self._tell()
                     if not self._pending:
+                        if self._declares_now:
+                            self._tell()
                         self._take(participation.left(end, 0.5 if self._part.declares else None))
                     self._pause = 0.0
                 except participation.PASSING as error:
@@ -174,6 +174,7 @@ class Participant(ParticipantBase):
                     if not self._pending:
                         time.sleep(participation.left(end, self._pause) or 0.0)
                 except LuodError:
+                    self._put_off_declaring()
                     if not self._pending:  # a guest that waits to be resumed comes first
                         raise
                 if not self._pending and end is not None and time.monotonic() >= end:
@@ -215,7 +216,7 @@ class Participant(ParticipantBase):
                     phase.ready()
 
     def _follow(self) -> None:
-        """Makes a connection the participant, and declares. After an error there is no connection."""
+        """Makes a connection the participant. After an error there is no connection."""
         connection = Connection(self._client.path, timeout=self._client.timeout)
         try:
             connection.begin(self._part.follow())
@@ -225,8 +226,6 @@ class Participant(ParticipantBase):
             self._connection = connection
             with reply:
                 self._put(self._part.begun(reply))
-            if self._part.declares:
-                self._perform(participation.declare(self._part))
         except BaseException:
             self._connection = None
             connection.close()
@@ -279,6 +278,7 @@ class Participant(ParticipantBase):
         if self._connection is None:
             try:
                 self._follow()
+                self._perform(participation.declare(self._part))
             except BaseException:
                 self._close()
                 raise

@@ -118,9 +118,9 @@ class AsyncParticipant(ParticipantBase):
         try:
             if self._connection is None:
                 await self._follow()
-            elif self._part.declares:
-                await self._tell()
             if not self._pending:
+                if self._declares_now:
+                    await self._tell()
                 await self._take(participation.left(end, 0.5 if self._part.declares else None))
             self._pause = 0.0
         except participation.PASSING as error:
@@ -130,6 +130,7 @@ class AsyncParticipant(ParticipantBase):
             if not self._pending:
                 await asyncio.sleep(participation.left(end, self._pause) or 0.0)
         except LuodError:
+            self._put_off_declaring()
             if not self._pending:  # a guest that waits to be resumed comes first
                 raise
 
@@ -158,7 +159,7 @@ class AsyncParticipant(ParticipantBase):
                     await result
 
     async def _follow(self) -> None:
-        """Makes a connection the participant, and declares. After an error there is no connection."""
+        """Makes a connection the participant. After an error there is no connection."""
         try:
             async with asyncio.timeout(self._client.timeout):
                 self._connection = await connected(self._client.path)
@@ -167,8 +168,6 @@ class AsyncParticipant(ParticipantBase):
             with reply:
                 self._raise_error(reply)
                 self._put(self._part.begun(reply))
-            if self._part.declares:
-                await self._perform(participation.declare(self._part))
         except (OSError, ValueError) as error:
             self._drop()
             if isinstance(error, LuodError):
@@ -225,6 +224,7 @@ class AsyncParticipant(ParticipantBase):
         if self._connection is None:
             try:
                 await self._follow()
+                await self._perform(participation.declare(self._part))
             except BaseException:
                 self._close()
                 raise

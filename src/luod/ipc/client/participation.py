@@ -39,7 +39,7 @@ _MOST_FILES: Final = 120
 _NAME: Final = 63
 """Files of one Declare, and characters of their names: a message has up to 64 KiB. Further files are summed up."""
 _AGAIN_FIRST: Final = 0.05
-_AGAIN_LAST: Final = 1.0
+AGAIN_LAST: Final = 1.0
 PASSING: Final = (DaemonUnreachable, ProtocolError, Busy)
 """Errors after which the same call may succeed: luod is gone, starts, or has no room for a connection."""
 REASON_MAX: Final = 500
@@ -320,7 +320,7 @@ def pause_after(pause: float) -> float:
 
     `pause` is the wait before the last attempt, 0 before the first.
     """
-    return min(max(pause * 2, _AGAIN_FIRST), _AGAIN_LAST)
+    return min(max(pause * 2, _AGAIN_FIRST), AGAIN_LAST)
 
 
 def left(end: float | None, most: float | None) -> float | None:

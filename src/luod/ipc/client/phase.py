@@ -124,6 +124,8 @@ class ParticipantBase:
         self._pending: list[Event] = []
         self._connection = None
         self._pause = 0.0
+        self._declares_at = 0.0
+        """When a Declare that luod refused is tried again, by the monotonic clock."""
         self._closed = False
         _living.add(self)
 
@@ -152,6 +154,14 @@ class ParticipantBase:
     def _drop(self) -> None:
         """Closes the connection."""
         raise NotImplementedError
+
+    @property
+    def _declares_now(self) -> bool:
+        return self._part.declares and time.monotonic() >= self._declares_at
+
+    def _put_off_declaring(self) -> None:
+        """Has the events that follow read first, in a program that calls `next` again at once."""
+        self._declares_at = time.monotonic() + participation.AGAIN_LAST
 
     def _put(self, event: Event | None) -> None:
         if event is not None:
