@@ -1,4 +1,4 @@
-"""A disk that hangs for real: sync(2) does not return, and its process can be neither killed nor waited for (H16)."""
+"""A disk that hangs for real: a process that writes to it can be neither killed nor waited for (H16, H30)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from time import monotonic
 
 from luod.daemon.updates import disk_writes
 from luod.testing import Machine, eventually
-from tests.daemon.host import Luod
-from tests.daemon.participant import Participant, begin, jump_with, prepare
+from tests.daemon.host import Luod, states
+from tests.daemon.participant import UPDATES, Participant, begin, jump_with, prepare, start
 
 _DISKS = """
 set -e
@@ -21,6 +21,16 @@ sync
 """
 _HANG = "fsfreeze -f /run/lower && dd if=/dev/zero of=/run/upper/dirty bs=64k count=4 status=none"
 _GO_ON = "fsfreeze -u /run/lower"
+_STATE_DIRECTORY = "/run/lower/state"
+_FROZEN_STATE = f"""
+set -e
+mkdir /run/lower
+truncate -s 64M /run/image && mkfs.ext4 -q /run/image
+mount -o loop /run/image /run/lower
+install -d -m 0700 {_STATE_DIRECTORY} && install -m 0600 /dev/null {_STATE_DIRECTORY}/lock
+fsfreeze -f /run/lower
+"""
+"""Makes a state directory that a luod has used before, and to which each write hangs."""
 _SLACK_SECONDS = 60.0
 """For an emulated processor, beyond luod's own limit."""
 
@@ -52,3 +62,29 @@ def test_guests_resume_though_sync_never_returns(shared: Machine, tmp_path: Path
     prepare(one)
     one.freeze(one.expect("freezing")["generation"])
     jump_with(luod, one)
+
+
+def test_guests_are_restored_though_no_write_to_the_state_directory_returns(machine: Machine, tmp_path: Path) -> None:
+    luod = Luod(machine, state_directory=tmp_path / "state")
+    luod.start()
+    one = Participant(luod, "one")
+    begin(luod)
+    prepare(one)
+    one.freeze(one.expect("freezing")["generation"])
+    with machine.expect_jump():
+        one.vote("freezing")
+    machine.run(["sh", "-c", _FROZEN_STATE])
+    after = Luod(machine, state_directory=Path(_STATE_DIRECTORY))
+
+    after.start()
+    vmm = start(after)
+    for name in ("one", "one#1"):
+        vmm.call("retrieve_session", name=name, slot=name)
+    vmm.call("method", method=UPDATES + "Resuming", parameters={"names": ["one"]})
+
+    machine.run(["sh", "-c", _GO_ON])
+    assert states(vmm) == {"incoming one": "resumed", "incoming one#1": "resumed"}
+    registry = f"{_STATE_DIRECTORY}/registry"
+    eventually(
+        lambda: machine.run(["cat", registry], check=False).stdout, describe="the state directory has a registry"
+    )
