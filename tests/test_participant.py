@@ -10,6 +10,7 @@ import asyncio
 import os
 import resource
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 import luod
 from luod.manifest import Entry
 from luod.participant import PlannedFile
+from luod.testing.waiting import eventually_async
 from tests.impostor import Answer, Impostor, reply
 
 RAM = PlannedFile("vm", 4096, "preparing")
@@ -259,6 +261,30 @@ def test_a_participant_that_a_signal_closes_ends_its_loop(tmp_path: Path) -> Non
             signal.signal(signal.SIGALRM, before)
         with pytest.raises(luod.BadInput, match="closed"):
             participant.next()
+
+
+def test_a_task_that_waits_for_a_phase_ends_when_the_participant_is_closed(tmp_path: Path) -> None:
+    async def run(path: str) -> tuple[object, bytes]:
+        participant = luod.AsyncParticipant("vm", [Session()], client=luod.AsyncClient(path, timeout=10))
+        async with participant:
+            waiting = asyncio.create_task(participant.next())
+            await eventually_async(lambda: participant._reading, describe="the task reads from the connection")
+            participant.close()
+            phase = await asyncio.wait_for(waiting, 10)
+            assert participant.fileno() == -1
+        ours, theirs = socket.socketpair()  # one of them has the fd that the connection had
+        with ours, theirs:
+            ours.setblocking(False)
+            theirs.setblocking(False)
+            loop = asyncio.get_running_loop()
+            reading = [asyncio.create_task(loop.sock_recv(each, 1)) for each in (ours, theirs)]
+            await asyncio.sleep(0)
+            await loop.sock_sendall(ours, b"x")
+            await loop.sock_sendall(theirs, b"y")
+            return phase, b"".join(await asyncio.gather(*reading))
+
+    with Impostor(tmp_path, following(), Answer(reply())) as impostor:
+        assert asyncio.run(run(impostor.path)) == (None, b"yx")
 
 
 def without_fds(call: Callable[[], Any]) -> Any:

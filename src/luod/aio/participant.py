@@ -86,6 +86,8 @@ class AsyncParticipant(ParticipantBase):
         self._client = AsyncClient() if client is None else client
         self._inbox = framing.Inbox()
         self._taking = asyncio.Lock()
+        self._reading: asyncio.Timeout | None = None
+        """The time limit of a task that reads from the connection, or makes it."""
 
     async def declare(self, sessions: Iterable[Carried], *, planned: Iterable[PlannedFile] = ()) -> None:
         """See `luod.Participant.declare`."""
@@ -96,10 +98,14 @@ class AsyncParticipant(ParticipantBase):
     async def next(self, timeout: float | None = None) -> AsyncPhase | None:
         """See `luod.Participant.next`. It may be cancelled, and nothing is lost."""
         self._failure.raise_overdue()
+        if self._closed and not self._pending:
+            raise BadInput("the participant is closed", hint="make another one")
         end = None if timeout is None else time.monotonic() + timeout
         async with self._taking:
             while True:
                 while not self._pending:
+                    if self._closed:
+                        return None
                     await self._wait(end)
                     if not self._pending and end is not None and time.monotonic() >= end:
                         return None
@@ -113,8 +119,6 @@ class AsyncParticipant(ParticipantBase):
 
     async def _wait(self, end: float | None) -> None:
         """Handles luod's next event, or looks for luod once."""
-        if self._closed:
-            raise BadInput("the participant is closed", hint="make another one")
         try:
             if self._connection is None:
                 await self._follow()
@@ -161,7 +165,7 @@ class AsyncParticipant(ParticipantBase):
     async def _follow(self) -> None:
         """Makes a connection the participant. After an error there is no connection."""
         try:
-            async with asyncio.timeout(self._client.timeout):
+            async with self._limit(self._client.timeout):
                 self._connection = await connected(self._client.path)
                 await send(self._connection, self._part.follow(), [])
                 reply = await received(self._connection, self._inbox)
@@ -180,7 +184,7 @@ class AsyncParticipant(ParticipantBase):
     async def _take(self, seconds: float | None) -> None:
         assert self._connection is not None
         try:
-            async with asyncio.timeout(seconds):
+            async with self._limit(seconds):
                 reply = await received(self._connection, self._inbox)
         except TimeoutError:
             return
@@ -192,6 +196,27 @@ class AsyncParticipant(ParticipantBase):
         self._put(event)
         if event is not None and event.kind == "preparing":
             await self._tell()
+
+    @contextlib.asynccontextmanager
+    async def _limit(self, seconds: float | None) -> AsyncIterator[None]:
+        """Ends the block after `seconds`, or when the participant is closed meanwhile. Raises TimeoutError then."""
+        try:
+            async with asyncio.timeout(seconds) as self._reading:
+                yield
+        finally:
+            self._reading = None
+            if self._closed:
+                self._drop()
+
+    def _close(self) -> None:
+        if self._reading is None:
+            super()._close()
+            return
+        # The loop would not wake the task that waits for a closed socket. That task drops the connection.
+        self._closed = True
+        self._part.close()
+        if not self._reading.expired():
+            self._reading.reschedule(asyncio.get_running_loop().time())
 
     def _raise_error(self, reply: framing.Reply) -> None:
         try:

@@ -140,8 +140,8 @@ class ParticipantBase:
     def close(self) -> None:
         """Stops taking part. An update that waits for this participant is cancelled.
 
-        The sessions are still judged at a kexec: see `declare`. Raises the exception of a block of the update that was
-        not raised yet, unless it is run where the guest resumes. Cancel an asyncio task that waits in `next` first.
+        The sessions are still judged at a kexec: see `declare`. A call of `next` that waits returns None. Raises the
+        exception of a block of the update that was not raised yet, unless it is run where the guest resumes.
         """
         self._close()
         self._failure.raise_at_close()
