@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 SUMMARY = "wait until luod, an update, a restore or a participant is ready"
 DESCRIPTION = (
     "Waits for a condition. ready: luod answers (the default). update: no update is running; the exit status is 5 if "
-    "the one that was running is cancelled. restored: no incoming session is left waiting or unfinished. participant: "
-    "every session NAME has a participant, which answers for it in an update. With --update: until this update has "
-    "ended and no incoming session is left; the exit status says how it ended."
+    "the one that was running is cancelled. restored: no incoming session is left waiting or unfinished; torn ones do "
+    "not count. participant: every session NAME has a participant, which answers for it in an update. With --update: "
+    "until this update has ended and no incoming session is left; the exit status says how it ended."
 )
 CONDITIONS: Final = ("ready", "update", "restored", "participant")
 _PERIOD: Final = 0.2
