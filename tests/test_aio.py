@@ -11,13 +11,14 @@ import socket
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import luod
 from luod.ipc.client.async_connection import in_thread, send
 from luod.linux import Fd
-from luod.liveupdate import IncomingSession
+from luod.liveupdate import IncomingSession, OutgoingSession
 from tests.impostor import Answer, Impostor, reply
 
 
@@ -135,3 +136,33 @@ def test_a_message_that_does_not_fit_the_socket_is_sent_as_it_is_read() -> None:
 
     with theirs:
         assert asyncio.run(run()) == message
+
+
+class SlowOutgoing(OutgoingSession):
+    """One whose PRESERVE_FD takes until the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(Fd(os.open(os.devnull, os.O_RDWR)), manifest=False)
+        self.begun = threading.Event()
+        self.may_end = threading.Event()
+
+    def preserve(self, *arguments: Any, **options: Any) -> int:
+        self.begun.set()
+        assert self.may_end.wait(60)
+        return self.fileno()
+
+
+def test_a_session_is_not_closed_under_a_kernel_call_of_another_task(tmp_path: Path) -> None:
+    async def run(path: str) -> None:
+        session = SlowOutgoing()
+        held = luod.AsyncHeldOutgoingSession(luod.AsyncClient(path), "vm", session)
+        preserving = asyncio.create_task(held.preserve(0))
+        await asyncio.to_thread(session.begun.wait)
+        releasing = asyncio.create_task(held.release())
+        await asyncio.sleep(0)
+        session.may_end.set()
+        assert await preserving >= 0
+        await releasing
+
+    with Impostor(tmp_path, Answer(reply())) as impostor:
+        asyncio.run(run(impostor.path))

@@ -185,10 +185,12 @@ def test_a_luod_that_dies_is_unreachable(tmp_path: Path, ask: Ask, chunks: tuple
 
 
 CROWDED: Final = reply({"message": "uid 0 has as many as it may: 1", "hint": ""}, error="io.luod.TooManyConnections")
+NOT_RECEIVED: Final = reply({"message": "it ended", "hint": ""}, error="io.luod.FilesNotReceived")
 
 
-def test_who_is_not_let_in_tries_again(tmp_path: Path, ask: Ask) -> None:
-    with Impostor(tmp_path, Answer(CROWDED), Answer(CROWDED), Answer(reply({"sessions": []}))) as impostor:
+@pytest.mark.parametrize("refused", [CROWDED, NOT_RECEIVED])
+def test_a_call_that_luod_had_no_room_for_is_made_again(tmp_path: Path, ask: Ask, refused: bytes) -> None:
+    with Impostor(tmp_path, Answer(refused), Answer(refused), Answer(reply({"sessions": []}))) as impostor:
         assert ask(impostor.path, "sessions") == ()
     assert len(impostor.calls) == 3
 

@@ -7,7 +7,8 @@ luod, and those to the kernel with a session's files, which run in a thread. Not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -165,16 +166,21 @@ class AsyncHeldOutgoingSession(OutgoingHandle):
 
     async def replace(self, files: Mapping[int, HasFileno], *, drop: Collection[int] = ()) -> None:
         """See `luod.HeldOutgoingSession.replace`."""
-        steps = creation.replace(self._name, self._bare, files, drop, self._client.path)
-        self._bare = await self._client._run(steps)
+        async with self._calls:
+            steps = creation.replace(self._name, self._bare, files, drop, self._client.path)
+            self._bare = await self._client._run(steps)
 
     async def release(self) -> None:
         """See `luod.HeldOutgoingSession.release`."""
-        self.close()  # first: luod waits until the session is gone
+        async with self._calls:
+            self.close()  # first: luod waits until the session is gone
         await self._client._run(sessions.release(self._name, OUTGOING, finished=False))
 
     async def _kernel(self, call: Callable[[], T]) -> T:
-        """Makes the kernel's calls on this session, which may take long, in a thread and one after the other."""
+        """Makes the kernel's calls on this session, which may take long, in a thread and one after the other.
+
+        The methods that close the session wait for them: the thread would use the next fd with that number.
+        """
         async with self._calls:
             return await in_thread(call)
 
@@ -213,14 +219,19 @@ class AsyncHeldIncomingSession(IncomingHandle):
 
     async def finish(self, *, discard: bool = False, tokens: Iterable[int] | None = None) -> None:
         """See `luod.HeldIncomingSession.finish`."""
-        await self._client._run(sessions.finish(self, discard=discard, tokens=tokens))
+        async with self._calls:
+            await self._client._run(sessions.finish(self, discard=discard, tokens=tokens))
 
     async def discard(self) -> None:
         """See `luod.HeldIncomingSession.discard`."""
-        await self._client._run(sessions.discard(self))
+        async with self._calls:
+            await self._client._run(sessions.discard(self))
 
     async def _kernel(self, call: Callable[[], T]) -> T:
-        """Makes the kernel's calls on this session, which may take long, in a thread and one after the other."""
+        """Makes the kernel's calls on this session, which may take long, in a thread and one after the other.
+
+        The methods that close the session wait for them: the thread would use the next fd with that number.
+        """
         async with self._calls:
             return await in_thread(call)
 
@@ -252,8 +263,17 @@ class AsyncRestored(RestoredFiles[AsyncHeldIncomingSession]):
 
     async def finish(self) -> None:
         """See `luod.Restored.finish`."""
-        await self._client._run(restore.finish(self.sessions))
+        async with self._alone():
+            await self._client._run(restore.finish(self.sessions))
 
     async def discard(self) -> None:
         """See `luod.Restored.discard`."""
-        await self._client._run(restore.discard_all(self.sessions))
+        async with self._alone():
+            await self._client._run(restore.discard_all(self.sessions))
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            for session in self.sessions:
+                await stack.enter_async_context(session._calls)
+            yield

@@ -12,7 +12,7 @@ import errno
 
 from luod import errors
 from luod.errors import LuodError
-from luod.ipc.names import ADMIN, QEMU, SERVICE, SESSIONS, TOO_MANY_CONNECTIONS, UPDATES
+from luod.ipc.names import ADMIN, FILES_NOT_RECEIVED, QEMU, SERVICE, SESSIONS, TOO_MANY_CONNECTIONS, UPDATES
 from luod.static import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ SHARED: Final[dict[type[LuodError], tuple[str, ...]]] = {
     errors.KernelRefused: (SESSIONS, ADMIN),
 }
 """Errors of the library that serve raises unchanged, and the interfaces that declare them."""
-_CAUGHT: Final[dict[str, Caught]] = {TOO_MANY_CONNECTIONS: (errors.Busy, 0)} | {
+_CAUGHT: Final[dict[str, Caught]] = dict.fromkeys((TOO_MANY_CONNECTIONS, FILES_NOT_RECEIVED), (errors.Busy, 0)) | {
     f"{interface}.{kind.__name__}": (kind, 0) for kind, interfaces in SHARED.items() for interface in interfaces
 }
 """The exception of a client for an error, by its full name."""

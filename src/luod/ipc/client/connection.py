@@ -201,11 +201,13 @@ def retried(attempt: Callable[[], T], may_pass: Callable[[LuodError], bool], sec
 
 
 def is_crowded(error: LuodError) -> bool:
-    """Returns whether the call was refused unread, since there are too many connections.
+    """Returns whether the call was refused unread: there are too many connections, or its files were not received.
 
-    All VMMs of a user vote at the same time, each over a connection of its own, so there may be room soon.
+    All VMMs of a user vote at the same time, each over a connection of its own, so there may be room soon. The files of
+    a call are not received if another program of the user has passed one that blocks: luod ends the process that
+    receives them then.
     """
-    return isinstance(error, CallFailed) and error.name == names.TOO_MANY_CONNECTIONS
+    return isinstance(error, CallFailed) and error.name in (names.TOO_MANY_CONNECTIONS, names.FILES_NOT_RECEIVED)
 
 
 def is_absent(error: LuodError) -> bool:
