@@ -381,9 +381,24 @@ static int come_back(void)
 #define RETRY_TURNS 1000 /* of a millisecond each, between two attempts to declare */
 
 static char participant[64];
+static int mine = -1; /* the session for the next update */
 static int undeclared;
 
-/* Declares the session. An update that this participant has no part in may be running: the caller tries again then. */
+/* Creates the session for the next update, with the guest's memory. Returns -1 with the name of the error in `error`. */
+static int prepare(char *error)
+{
+	close(mine); /* its memory can be preserved in another one then */
+	mine = session("Sessions.Create", name, error);
+	if (mine >= 0 && preserve(mine, ram)) {
+		snprintf(error, ERROR_MAX, "PRESERVE_FD: %s", strerror(errno));
+		close(mine);
+		mine = -1;
+	}
+	return mine;
+}
+
+/* Declares the session. An update that this participant has no part in may be running: the caller tries again then. A
+ * luod that was started again without its state does not know the session. */
 static void declare(void)
 {
 	char declared[512], error[ERROR_MAX];
@@ -393,6 +408,8 @@ static void declare(void)
 		 "\"kind\":\"memfd\",\"size\":%d,\"allocated\":%d,\"seals\":0,\"when\":\"preserved\"}]}]}",
 		 participant, name, TOKEN, RAM_SIZE, RAM_SIZE);
 	undeclared = !call("Updates.Declare", declared, NULL, error);
+	if (undeclared && !strcmp(error, "NoSuchSession"))
+		prepare(error);
 }
 
 /* Makes `follow_wire` the participant, and declares its session. Returns luod's state, "" while it is gone. */
@@ -499,7 +516,6 @@ static void take_part(void)
 int main(int argc, char **argv)
 {
 	char error[ERROR_MAX];
-	int mine;
 
 	if (argc != 2 || strlen(argv[1]) > 40 || strcspn(argv[1], "\"\\") != strlen(argv[1])) {
 		fprintf(stderr, "usage: vmm NAME\n");
@@ -513,10 +529,7 @@ int main(int argc, char **argv)
 			fail("the guest's memory");
 	}
 	release(name, "outgoing", "given_up"); /* of an earlier VMM process, which ended without an update */
-	mine = session("Sessions.Create", name, error);
-	if (mine < 0)
-		refused("luod creates no session", error);
-	if (preserve(mine, ram))
-		fail("PRESERVE_FD");
+	if (prepare(error) < 0)
+		refused("there is no session for the next update", error);
 	take_part();
 }

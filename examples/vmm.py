@@ -6,6 +6,7 @@ without the library.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import struct
 import sys
@@ -81,7 +82,16 @@ def main(name: str) -> None:
             while True:
                 if guest.runs:
                     guest.step()
-                phase = participant.next(timeout=0.001 if guest.runs else None)
+                try:
+                    phase = participant.next(timeout=0.001 if guest.runs else None)
+                except luod.NoSuchSession as error:  # luod was started again without its state
+                    print(f"{name}: {error}", flush=True)
+                    session.close()  # so that its memory can be preserved in another one
+                    with contextlib.suppress(luod.Busy):  # in an update; tried again after it
+                        session = client.create(name)
+                        participant.declare([session])
+                        session.preserve(guest.ram, 1, name="ram")
+                    continue
                 if phase is None:
                     continue
                 with phase:  # an exception in it is a veto, and is raised again when the guest was resumed

@@ -166,6 +166,26 @@ def test_a_guest_that_was_carried_over_is_left_for_the_next_kernel(luod: Luod, t
     assert f"vm: resumes at {frozen}\n" in (tmp_path / "log").read_text()
 
 
+def test_a_guest_whose_session_luod_has_lost_is_carried_by_another_one(
+    luod: Luod, vmm: list[str], tmp_path: Path
+) -> None:
+    log = Log(luod, vmm, tmp_path / "log")
+    log.start()
+    log.expect("vm: takes part")
+    luod.kill_both()
+    luod.machine.run(["rm", "-r", luod.state_directory])
+    luod.start()
+    eventually(
+        lambda: any(each.get("participant") for each in luod.answers("show", "vm")),
+        describe="the guest takes part with another session",
+    )
+    luod.jump()
+    frozen = log.expect(r"vm: frozen at (\d+)")
+    log.start()
+    log.expect("vm: takes part")
+    assert f"vm: resumes at {frozen}\n" in (tmp_path / "log").read_text()
+
+
 def test_a_guest_whose_state_cannot_be_preserved_goes_on(luod: Luod, tmp_path: Path) -> None:
     """vmm.c has the fds that it needs until then, and not the one for its state."""
     program = c_program(tmp_path)
