@@ -35,12 +35,14 @@ def run(given: Namespace, output: Output) -> Exit:
     from luod.client import Client
 
     client = Client(given.socket)
-    for session in client.describe(given.session):
+    for number, session in enumerate(client.describe(given.session)):
         files, about, note = _manifest(client, session)
         if output.json:
             members = None if files is None else [_members(file) for file in files]
             output.object({**encode(session), "files": members, "about": about, "note": note})
         else:
+            if number:
+                output.line("")
             _show(session, files, about, note, output)
     return Exit.DONE
 

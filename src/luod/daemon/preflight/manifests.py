@@ -1,7 +1,7 @@
 """Reads the manifests of sessions without a participant: nothing else tells luod what such a session holds.
 
-A manifest is its maker's word, and only its first part is known. It takes milliseconds at worst, so a check reads it in
-a thread; later only one that has changed is read again.
+A manifest is its maker's word, and only its first part is known. One that is full of short records takes 20 ms, so a
+check reads it in a thread; later only one that has changed is read again.
 """
 
 from __future__ import annotations
