@@ -137,6 +137,9 @@ class Thread:
 
     def write(self, address: int, data: bytes) -> None:
         self._window = b""
+        # Of a killed caller, the tid may be another program's by now: after an exec, it is so at once.
+        if self._notification is not None and not self._around.listener.alive(self._notification):
+            raise Errno(errno.ESRCH)
         process_memory.write(self.tid, address, data)
 
     def writable(self, address: int, length: int) -> bool:
