@@ -6,6 +6,7 @@ at.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -13,19 +14,21 @@ import os
 import stat
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, overload
 
 from luod.emulator.model.caller import IMAGE_FRONT, IMAGE_IN_MEMORY, KexecSegment
 from luod.emulator.model.ports import Errno
 from luod.emulator.trap.process.caller import Thread
-from luod.emulator.trap.process.memory_files import OpenFile, close_elsewhere
+from luod.emulator.trap.process.memory_files import OpenFile
 
 _IMAGE_MAXIMUM: Final = 4 << 30
 """In bytes: KEXEC_FILE_SIZE_MAX of kernel/kexec_file.c."""
 _ALLOCATION_MAXIMUM: Final = 4 << 20
 """In bytes: the most that kmalloc gives, for a copy of the command line."""
+_BUFFER: Final = 1 << 18
+"""In bytes, of reads of an image."""
 
 
 class KexecFiles:
@@ -35,53 +38,52 @@ class KexecFiles:
         self._thread = thread
         self._arguments = arguments
 
-    def _regular(self, argument: int) -> OpenFile:
+    @contextlib.contextmanager
+    def _regular(self, argument: int) -> Iterator[OpenFile]:
+        """Yields the file of an fd. Every OSError of its use becomes an Errno.
+
+        The file system may be one of FUSE, whose server is a program of the machine that may end at any moment.
+        """
         fd = ctypes.c_int(argument & 0xFFFFFFFF).value
         if fd < 0:
             raise Errno(errno.EBADF)
         duplicate = self._thread.take(fd)
         try:
             file = OpenFile(duplicate)
-        except OSError as error:  # of a file system that is not this user's, or whose server has ended
-            close_elsewhere(duplicate)
-            raise Errno(error.errno or errno.EIO) from None
-        try:
             if fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
                 raise Errno(errno.EBADF)
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise Errno(errno.EINVAL)
             if file.open_for_writing():
                 raise Errno(errno.ETXTBSY)
-        except Errno:
-            file.close()
-            raise
-        return file
-
-    def kernel(self, accept: Callable[[bytes, int], object]) -> bytes:
-        file = self._regular(self._arguments[0])
-        try:
-            with file.reopen(os.O_RDONLY) as source, open(source.detach(), "rb") as image:
-                size = os.fstat(image.fileno()).st_size
-                if size > _IMAGE_MAXIMUM:
-                    raise Errno(errno.EFBIG)
-                if not size:
-                    return b""
-                front = image.read(min(size, IMAGE_FRONT))
-                accept(front, size)
-                if size > IMAGE_IN_MEMORY:
-                    raise Errno(errno.ENOMEM)
-                return front + image.read(size - len(front))
+            yield file
         except OSError as error:
             raise Errno(error.errno or errno.EIO) from None
         finally:
-            file.close()
+            with contextlib.suppress(OSError):  # of the flush
+                duplicate.close()
+
+    def kernel(self, accept: Callable[[bytes, int], object]) -> bytes:
+        with (
+            self._regular(self._arguments[0]) as file,
+            file.reopen(os.O_RDONLY) as source,
+            # With a size of its buffer, open() does not ask the file system whether the file is a terminal.
+            open(source.detach(), "rb", buffering=_BUFFER) as image,
+        ):
+            size = os.fstat(image.fileno()).st_size
+            if size > _IMAGE_MAXIMUM:
+                raise Errno(errno.EFBIG)
+            if not size:
+                return b""
+            front = image.read(min(size, IMAGE_FRONT))
+            accept(front, size)
+            if size > IMAGE_IN_MEMORY:
+                raise Errno(errno.ENOMEM)
+            return front + image.read(size - len(front))
 
     def initrd(self) -> int:
-        file = self._regular(self._arguments[1])
-        try:
+        with self._regular(self._arguments[1]) as file:
             return file.size()
-        finally:
-            file.close()
 
     def command_line(self) -> bytes:
         if self._arguments[2] > _ALLOCATION_MAXIMUM:
