@@ -12,7 +12,7 @@ from luod.testing import Machine
 from luod.testing.host import SOCKET
 from luod.testing.waiting import eventually
 from tests.daemon.host import Luod, states, until_followed
-from tests.daemon.participant import Operator, begin
+from tests.daemon.participant import Operator, begin, started_jump
 from tests.library import Vmm, start_vmm
 
 Start = Callable[[], Vmm]
@@ -177,6 +177,26 @@ def test_a_luod_killed_while_the_guest_is_frozen_is_followed_again(luod: Luod, s
         vmm.call("ready")
     luod.start()
     assert start().call("restore", name="vm") == {"generation": None, "names": ["ram"]}
+
+
+def test_a_guest_goes_on_when_all_of_luod_was_killed_after_jumping(luod: Luod, start: Start) -> None:
+    """A participant that follows the next luod gets no event of that update."""
+    vmm = start()
+    with_memory(vmm)
+    vmm.call("participate", name="vm", sessions=["s"])
+    begin(luod)
+    expect(vmm, "preparing")
+    vmm.call("with_phase")
+    expect(vmm, "freezing")
+    freeze(vmm, 2)
+    jump = started_jump(luod)
+    luod.machine.signal(jump, signal.SIGSTOP)
+    vmm.call("with_phase")
+    expect(vmm, "jumping")
+    luod.kill_both()
+    luod.machine.signal(jump, signal.SIGKILL)
+    luod.start()
+    expect(vmm, "cancelled")
 
 
 def test_what_is_planned_is_granted_first(luod: Luod, start: Start) -> None:

@@ -162,6 +162,21 @@ def test_a_guest_that_an_unexpected_error_keeps_paused_is_continued_after_it() -
     assert (guest.said, guest._paused) == ([f"is still paused: {NO_THREAD}", "goes on: cancelled"], False)
 
 
+def test_a_guest_goes_on_whose_agent_cannot_have_its_memory_saved_again() -> None:
+    with memory(4096) as ram:
+
+        async def run() -> Guest:
+            guest = Guest(ram)
+            guest._paused = guest._ram_left_out = True
+            guest.attempts = 2
+            await guest.go_on_restored()  # its monitor fails unexpectedly
+            return guest
+
+        guest = asyncio.run(run())
+    assert guest.said[0] == "goes on: it was restored"
+    assert guest.said[1].startswith("must be saved by this agent only")
+
+
 class Restored:
     """Sessions of a luod that answers Resuming by these errors, and then accepts it."""
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
+import struct
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -117,6 +120,52 @@ def test_a_guest_that_stays_paused_after_a_failed_upgrade_is_continued_later(
         assert await state.runs(qemu.qmp)
 
     with_guest(folder, step)
+
+
+def test_a_guest_whose_disk_is_locked_in_an_upgrade_in_turn_is_continued_when_it_is_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither QEMU continues it. The old one keeps it, which has to be started again for that."""
+    monkeypatch.setattr(upgrade, "exclusive", lambda _arguments: ("a port",))
+    monkeypatch.setattr(carried, "_STUCK_PAUSES", (0.1,))
+    disk = Fd(os.open(folder / "disk.raw", os.O_RDWR | os.O_CREAT))
+    save = state.save
+
+    async def saved_then_locked(qmp: Monitor, **options: Any) -> Fd:
+        written = await save(qmp, **options)
+        forbids_writes = struct.pack("@hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 201, 1, 0)
+        fcntl.fcntl(disk.fileno(), fcntl.F_OFD_SETLK, forbids_writes)
+        return written
+
+    monkeypatch.setattr(state, "save", saved_then_locked)
+
+    async def step(guest: Guest, qemu: Qemu) -> None:
+        with pytest.raises(QemuError, match="stays paused in the old QEMU"):
+            await guest.upgrade(qemus.path("installed"))
+        assert guest.stuck
+        disk.close()
+        assert guest._continuing is not None
+        await guest._continuing
+        assert await state.runs(qemu.qmp)
+
+    with disk:
+        with_guest(folder, step)
+
+
+class Deaf:
+    """A QEMU whose monitor fails unexpectedly."""
+
+    @property
+    def qmp(self) -> Monitor:
+        raise MemoryError
+
+
+def test_a_guest_is_not_ended_by_an_agent_that_cannot_look_at_its_hardware() -> None:
+    said: list[str] = []
+    with memory(4096) as ram:
+        guest = Guest("vm", cast(Any, None), cast(Qemu, Deaf()), ram, AsyncClient("/none"), said.append)
+        asyncio.run(guest._look())
+    assert said == ["what is plugged in from now on may not be noticed: MemoryError"]
 
 
 class Slow:

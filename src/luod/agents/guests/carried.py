@@ -385,8 +385,10 @@ class CarriedGuest(ABC):
             await state.with_ram_again(self._monitor)
         except QemuEnded:
             return
-        except QemuError as error:
-            self._report(f"must be saved by this agent only: another save would be without the guest's memory: {error}")
+        except Exception as error:  # noqa: BLE001 - no error of the agent's ends its guest
+            self._report(
+                f"must be saved by this agent only: another save would be without the guest's memory: {said(error)}"
+            )
             return
         self._ram_left_out = False
 

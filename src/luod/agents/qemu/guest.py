@@ -135,8 +135,8 @@ class Guest(CarriedGuest):
         """Notes what hardware the guest has. A guest of which QEMU does not say it goes on, too."""
         try:
             self._hardware = await live.hardware(self._qemu.qmp)
-        except QemuError as error:
-            self._report(f"what is plugged in from now on may not be noticed: {error}")
+        except Exception as error:  # noqa: BLE001 - no error of the agent's ends its guest
+            self._report(f"what is plugged in from now on may not be noticed: {words(error)}")
 
     def _still(self, failure: LuodError) -> UpgradeFailed:
         """Returns the answer to an upgrade after which the guest goes on with the QEMU that it had."""
