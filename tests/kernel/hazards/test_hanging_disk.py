@@ -84,6 +84,8 @@ def test_guests_are_restored_though_no_write_to_the_state_directory_returns(mach
 
     machine.run(["sh", "-c", _GO_ON])
     assert states(vmm) == {"incoming one": "resumed", "incoming one#1": "resumed"}
+    for name in ("one#1", "one"):
+        vmm.call("finish", session=name, discard=True)
     registry = f"{_STATE_DIRECTORY}/registry"
     eventually(
         lambda: machine.run(["cat", registry], check=False).stdout, describe="the state directory has a registry"

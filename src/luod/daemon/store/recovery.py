@@ -91,7 +91,7 @@ async def take_over(fds: FdStore, directory: str, hold: WriteHold, log: Log) -> 
     if arrival is not None and (registry.any_incoming or arrival.crossing is None):
         log.restoring = arrival.update
     registry.soon, fds.before_request = asyncio.get_running_loop().call_soon, registry.write
-    if hold.restoring and not registry.restoring:
+    if hold.restoring and not registry.any_incoming:
         hold.end()
     return Holdings(registry, fds, broken)
 

@@ -95,11 +95,6 @@ class Registry:
         return bool(self._incoming)
 
     @property
-    def restoring(self) -> bool:
-        """Returns whether a guest can still be restored from an incoming session."""
-        return any(row.state in WHOLE for row in self._incoming.values())
-
-    @property
     def all_outgoing(self) -> list[OutgoingRow]:
         return list(self._outgoing.values())
 
