@@ -163,3 +163,10 @@ def test_an_update_whose_luod_ended_during_the_kexec_ends_as_the_next_luod_says(
         result = asked(impostor, "update")
     assert result.returncode == 5
     assert "reboot(2) returned; the old kernel runs on" in result.stdout
+
+
+def test_a_luod_with_too_many_connections_is_asked_again(tmp_path: Path) -> None:
+    crowded = Answer(reply(error="io.luod.TooManyConnections"))
+    with Impostor(tmp_path, crowded, in_state("idle", waiting=0)) as impostor:
+        assert asked(impostor, "wait", "--for", "restored").returncode == 0
+        assert len(impostor.calls) == 2

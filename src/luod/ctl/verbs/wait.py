@@ -64,17 +64,20 @@ class Condition(Protocol):
 
 def poll(condition: Condition, timeout: float | None, output: Output) -> Exit:
     """Waits until the condition holds, at most `timeout` seconds. Prints the result, and returns the exit status."""
-    from luod.errors import DaemonUnreachable, LiveUpdateBroken
+    from luod.errors import LiveUpdateBroken, LuodError
+    from luod.ipc.client.connection import is_absent, is_crowded
 
     until = None if timeout is None else time.monotonic() + timeout
     while True:
         try:
             missing = condition.missing(_patience(until))
-        except DaemonUnreachable as error:
-            missing = error.message
         except LiveUpdateBroken as error:
             output.failure("LiveUpdateBroken", error.message, error.hint)
             return Exit.BROKEN
+        except LuodError as error:
+            if not (is_absent(error) or is_crowded(error)):
+                raise
+            missing = error.message
         if missing is None:
             return condition.ended(output)
         if until is not None and time.monotonic() >= until:
