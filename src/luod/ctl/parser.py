@@ -46,7 +46,9 @@ def _common(top: Parser) -> Parser:
     for target in (top, after):
         target.add_argument("--socket", metavar="PATH", help="luod's socket (default: /run/luod/luod.sock)")
         target.add_argument(
-            "--admin-socket", metavar="PATH", help="luod's admin socket (default: /run/luod/admin.sock)"
+            "--admin-socket",
+            metavar="PATH",
+            help="luod's admin socket (default: that of --socket if it is given, otherwise /run/luod/admin.sock)",
         )
         target.add_argument("--json", action="store_true", help="print JSON, one object a line")
     return after
