@@ -108,6 +108,12 @@ def test_what_debugfs_would_tell_is_missed_once() -> None:
     assert judged(now=Running(writes(*FORMATS).formats, assumed=False, scratch=None)) == ["scratch-unknown"]
 
 
+def test_a_kind_of_any_length_does_not_fill_the_sentence() -> None:
+    (unknown,) = (each.what for each in found(kinds=("memfd", "x" * 100_000)) if each.name == "kind-unknown")
+    assert "xxx…" in unknown
+    assert len(unknown) < 300
+
+
 def test_devices_need_their_handlers_too() -> None:
     kinds = ("memfd", "vfio", "iommufd")
     assert judged(kinds=kinds) == ["handler-missing", "handler-missing"]

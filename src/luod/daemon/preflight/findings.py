@@ -66,6 +66,8 @@ WARNINGS: Final = frozenset(
     }
 )
 NAMES: Final = REFUSALS | WARNINGS
+_LONGEST: Final = 200
+"""Characters of a name in a sentence."""
 
 
 def finding(name: str, what: str, why: str, remedy: str) -> Finding:
@@ -110,6 +112,6 @@ def require_names(names: Iterable[str]) -> None:
 
 
 def listed(names: Collection[str]) -> str:
-    """Returns the first five, for a sentence."""
-    some = sorted(names)
-    return ", ".join(some[:5]) + (", …" if len(some) > 5 else "")
+    """Returns the first five, for a sentence. Participants send names of any length, of which the start is shown."""
+    some = [name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…" for name in sorted(names)[:5]]
+    return ", ".join(some) + (", …" if len(names) > 5 else "")
