@@ -71,14 +71,14 @@ class Coordinator:
         self._came_back = False
         self.preserving: Follower | None = None
         """The last follower that was granted to preserve, here or in an earlier update, until it has answered that."""
-        self._again: list[Follower] = []
+        self._latecomers: list[Follower] = []
         """Followers that began during the kexec, and wait for its end."""
 
     @property
     def cancelled(self) -> bool:
         return self.transaction.phase == "cancelled"
 
-    # What the update does with it.
+    # Steps of the update.
 
     def begin(self, followers: Iterable[Follower], generation: int) -> None:
         """Makes all present followers members, and tells them that it is preparing."""
@@ -114,7 +114,7 @@ class Coordinator:
 
         It was told to stay paused.
         """
-        self._again.append(follower)
+        self._latecomers.append(follower)
 
     async def settle(self) -> None:
         """Returns when no member is awaited in this phase, or it is cancelled. Keeps the deadline, gives grants."""
@@ -231,7 +231,7 @@ class Coordinator:
             reason += f"; it may have reset these devices, or left them dead until their driver is bound again: {named}"
         self.end(reason)
 
-    # What participants do.
+    # Calls of participants.
 
     def declared(self, follower: Follower) -> float:
         """Records a member's declaration. Returns the seconds it has left. Raises NotAwaited."""
@@ -275,7 +275,7 @@ class Coordinator:
         for id, follower in self.members.items():
             if kind == "cancelled" or self.transaction.members[id].standing != "lost":
                 self._tell(follower, kind, state)
-        for follower in self._again if kind == "cancelled" else ():
+        for follower in self._latecomers if kind == "cancelled" else ():
             self._tell(follower, kind, state)
 
     def _tell(self, follower: Follower, kind: EventKind, state: State | None = None) -> None:
@@ -326,7 +326,7 @@ class Coordinator:
             write = self._log.warning if reason == LATE else self._log.debug
             write("observers", update=self.id, participants=len(names), first=", ".join(names[:5]), reason=reason)
 
-    # What the operator sees.
+    # Reports to the operator.
 
     async def news(self) -> Progress:
         """Returns the changes since the last call; waits for one."""

@@ -182,7 +182,7 @@ class Updater:
 
     def _begin(self, peer: Peer, wishes: Wishes, way: Way, patience: float, unfollowed: list[str]) -> Coordinator:
         """Accepts an update."""
-        from luod.daemon.updates.coordinator import Coordinator  # late, as above
+        from luod.daemon.updates.coordinator import Coordinator  # not needed at the start of serve
 
         update = os.urandom(4).hex()
         sessions = len(self._sessions.rows())
