@@ -124,8 +124,18 @@ def test_what_qemu_does_not_lock_is_not_waited_for(disk: Path, backup: Fd, qmp: 
     assert waits(qmp(disk)) == []
 
 
-def test_a_guest_that_shares_its_disk_does_not_wait_for_others_that_write(disk: Path, backup: Fd) -> None:
+@pytest.mark.parametrize(
+    "shared",
+    [
+        ("-device", "virtio-blk-pci,drive=d,share-rw=on"),
+        ("-device", '{"driver":"virtio-blk-pci","drive":"d","share-rw":true}'),
+        ("-global", "virtio-blk-pci.share-rw=on"),
+    ],
+)
+def test_a_guest_that_shares_its_disk_does_not_wait_for_others_that_write(
+    disk: Path, backup: Fd, shared: tuple[str, ...]
+) -> None:
     lock(backup, WRITES)
-    assert waits(Monitor(disk), "-device", "virtio-blk-pci,drive=d,share-rw=on") == []
+    assert waits(Monitor(disk), *shared) == []
     lock(backup, NO_WRITES)
-    assert waits(Monitor(disk), "-device", "virtio-blk-pci,drive=d,share-rw=on") is None
+    assert waits(Monitor(disk), *shared) is None

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from luod.agents.guests.carried import Report
 from luod.agents.guests.monitor import Monitor
-from luod.agents.qemu.options import split
 from luod.errors import QemuEnded, QmpFailed, QmpUnknown
 from luod.linux import Fd
 
@@ -38,8 +37,8 @@ async def free(qmp: Monitor, arguments: Sequence[str], report: Report, has_ended
 
     `arguments` are those of QEMU. Raises QemuEnded: it has. Raises QemuLate: it does not answer.
     """
-    # A guest that shares a disk may write beside others, and QEMU decides for each disk.
-    shares = any(option.name == "device" and option.parameters.is_on("share-rw") for option in split(arguments))
+    # A guest that shares a disk, in whatever notation, may write beside others, and QEMU decides for each disk.
+    shares = any("share-rw" in word for word in arguments)
     held = (_FORBIDS_WRITES,) if shares else (_WRITES, _FORBIDS_WRITES)
     reported: tuple[str, ...] = ()
     while found := await _locked(qmp, held):

@@ -22,8 +22,8 @@ Kill = Callable[[Host, CountingGuest], None]
 AGENT = "luod.ctl.main qemu"
 QEMU = "memory-backend=luod-ram"
 """Parts of the command lines of an agent and of its QEMU."""
-FIRST_WITH_QEMU = 22
-"""The first call of an agent that restores a guest at which its QEMU surely runs. The last of all is about 30."""
+FIRST_WITH_QEMU = 27
+"""The first call of an agent that restores a guest at which its QEMU surely runs. The last of all is about 35."""
 LEAST = 5
 """Attempts in which each test kills."""
 
