@@ -510,6 +510,23 @@ def test_states_are_printed_as_they_come(tmp_path: Path) -> None:
             assert process.stderr.read() == ""
 
 
+@pytest.mark.parametrize(
+    ("state", "last"),
+    [
+        ("preparing", "interrupted: luod cancels the update\n"),
+        ("jumping", "interrupted: luod cannot cancel the update any more\n"),
+    ],
+)
+def test_an_interrupt_says_what_becomes_of_the_update(tmp_path: Path, state: str, last: str) -> None:
+    with Impostor(tmp_path, Answer(reply({"state": state}, continues=True), hold=True)) as impostor:
+        command = [*LUOCTL, "update", "--admin-socket", impostor.path]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().endswith(f"{state}\n")
+            process.send_signal(signal.SIGINT)
+            assert (process.stdout.read(), process.wait()) == (last, 130)
+
+
 def test_a_reader_that_leaves_is_no_traceback(tmp_path: Path) -> None:
     entries = [{"name": "x" * 63, "owner": 0, "direction": "outgoing", "state": "held"}] * 5000
     with Impostor(tmp_path, *[Answer(reply({"sessions": entries}))] * 2) as impostor:
