@@ -138,8 +138,9 @@ def stop(path: str | None, *, drop: bool) -> list[str]:
         try:
             with _connect(path, TIMEOUT):
                 time.sleep(_LOOK_SECONDS)
-        except DaemonUnreachable:
-            return lost
+        except DaemonUnreachable as error:
+            if not isinstance(error.__cause__, TimeoutError | BlockingIOError):  # these: it hangs
+                return lost
     raise LuodError(f"luod did not end within {STOP_TIMEOUT:.0f} s", hint="see its log")
 
 
