@@ -46,7 +46,7 @@ VMMS = 200
 STARTS = 5
 PARTICIPANTS = 100
 """Each has an equal number of sessions. That many connections are open at once."""
-KEEP = (str(Path(sys.executable).with_name("luod")), "--log-level", "error", "--state-directory")
+SUPERVISOR = (str(Path(sys.executable).with_name("luod")), "--log-level", "error", "--state-directory")
 
 
 def table(inside: Callable[..., dict[str, float]], counts: tuple[int, ...] = (200, 1000)) -> dict[str, float]:
@@ -81,7 +81,7 @@ def table(inside: Callable[..., dict[str, float]], counts: tuple[int, ...] = (20
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([*KEEP, str(folder / "state"), "--config", str(folder / "policy.toml")])
+    return subprocess.Popen([*SUPERVISOR, str(folder / "state"), "--config", str(folder / "policy.toml")])
 
 
 def connected() -> luod.Client:
@@ -227,20 +227,20 @@ def median_of_starts() -> float:
     return statistics.median(taken)
 
 
-def luods(keep: int) -> tuple[int, ...]:
+def luods(supervisor: int) -> tuple[int, ...]:
     """Returns luod's two processes."""
-    return (keep, *map(int, Path(f"/proc/{keep}/task/{keep}/children").read_text().split()))
+    return (supervisor, *map(int, Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()))
 
 
-def mib(keep: int) -> float:
+def mib(supervisor: int) -> float:
     """Returns the memory of luod's two processes in MiB. What they share is counted once: the Pss of proc(5)."""
-    maps = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in luods(keep)]
+    maps = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in luods(supervisor)]
     return sum(int(text.partition("\nPss:")[2].split()[0]) for text in maps) / 1024
 
 
-def processor(keep: int) -> float:
+def processor(supervisor: int) -> float:
     """Returns the seconds of processor time that the threads of luod's two processes have used."""
-    threads = [thread for pid in luods(keep) for thread in Path(f"/proc/{pid}/task").iterdir()]
+    threads = [thread for pid in luods(supervisor) for thread in Path(f"/proc/{pid}/task").iterdir()]
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
@@ -258,24 +258,24 @@ def main(kind: str, count: int, folder: Path) -> None:
         policy = folder / "policy.toml"
         policy.write_text("[[rules]]\nuid = 0\nsessions = 1024\nconnections = 512\n")
         if os.environ["LUOEMU_BOOT"] == "1":
-            keep = start(folder)
+            supervisor = start(folder)
             client = connected()
-            began = processor(keep.pid)
-            before(client, count, notes, lambda: processor(keep.pid) - began)
+            began = processor(supervisor.pid)
+            before(client, count, notes, lambda: processor(supervisor.pid) - began)
         figures["asyncio"] = median_of_starts()
         begun = time.perf_counter()
-        keep = start(folder)
+        supervisor = start(folder)
         client = connected()
         client.retrieve("s0").close()
         figures["first"] = time.perf_counter() - begun
         told = admin.timeline(ADMIN_SOCKET)
         figures["freezing"] = (told and told.jumping) or 0.0
-        began = processor(keep.pid)
+        began = processor(supervisor.pid)
         figures |= restore_at_once(count) if kind == "vmms" else after_luod(client.path, count)
-        figures["processor"] = processor(keep.pid) - began
-        figures["mib"] = mib(keep.pid)
-        keep.terminate()
-        keep.wait()
+        figures["processor"] = processor(supervisor.pid) - began
+        figures["mib"] = mib(supervisor.pid)
+        supervisor.terminate()
+        supervisor.wait()
     for part, seconds in json.loads(notes.read_text()).items():
         figures[part] = figures.get(part, 0.0) + seconds
     print(json.dumps(figures))

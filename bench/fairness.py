@@ -30,7 +30,7 @@ CALLS = 300
 VOTER, AWAITED, ATTACKER = 1000, 1001, 1002
 MANY = range(100_000, 100_600)
 """Uids of one user, as subuid(5) assigns them."""
-KEEP = (str(Path(sys.executable).with_name("luod")), "--log-level", "error", "--state-directory")
+SUPERVISOR = (str(Path(sys.executable).with_name("luod")), "--log-level", "error", "--state-directory")
 LOADS: dict[str, tuple[str, dict[str, Any]]] = {
     "60 KiB of text": ("io.luod.Sessions.Create", {"name": "x" * 60_000}),
     "60 KiB of values": ("io.luod.Updates.Resuming", {"names": ["a"] * 15_000}),
@@ -218,12 +218,12 @@ def answers() -> bool:
 
 
 def main(folder: Path) -> None:
-    keep = subprocess.Popen([*KEEP, str(folder / "state")])
+    supervisor = subprocess.Popen([*SUPERVISOR, str(folder / "state")])
     eventually(answers, describe="luod answers")
-    (serve,) = Path(f"/proc/{keep.pid}/task/{keep.pid}/children").read_text().split()
+    (serve,) = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").read_text().split()
     print(json.dumps(measure(int(serve))))
-    keep.terminate()
-    keep.wait()
+    supervisor.terminate()
+    supervisor.wait()
 
 
 if __name__ == "__main__":

@@ -70,12 +70,12 @@ def measure(folder: Path) -> dict[str, float]:
     unit()
     units = [unit() for _ in range(UNITS)]
     begun = time.perf_counter()
-    keep = start(folder)
+    supervisor = start(folder)
     connected().retrieve("s0").close()
     first = time.perf_counter() - begun
     units += [unit() for _ in range(UNITS)]
-    keep.terminate()
-    keep.wait()
+    supervisor.terminate()
+    supervisor.wait()
     return {"first": first, "unit": statistics.median(units)}
 
 

@@ -104,11 +104,11 @@ def test_what_arrived_is_kept_when_luod_is_gone_before_the_rest(luod: Luod, star
         vmm.call("ready")
     luod.start()
 
-    first, vmm, keep = start(), start(), luod.keep_pid
+    first, vmm, supervisor = start(), start(), luod.supervisor_pid
     first.call("retrieve_session", name="vm", slot="s")
     first.program.kill()
     # Who is asked for the other session.
-    luod.machine.signal(keep, signal.SIGSTOP)
+    luod.machine.signal(supervisor, signal.SIGSTOP)
     assert vmm.refused("restore", name="vm", timeout=1.0).kind == "DaemonUnreachable"
     luod.kill_both()
     luod.stop()

@@ -20,7 +20,7 @@ from luod.testing.host import ADMIN_SOCKET, SOCKET
 from luod.testing.machine import Program
 from tests.library import ROOT
 
-KEEP = "luod.daemon.main --state-directory"
+SUPERVISOR = "luod.daemon.main --state-directory"
 SERVE = "luod-serve"
 JUMP = "luod.daemon.updates.reboot"
 DISK = "luod.daemon.updates.disk"
@@ -93,7 +93,7 @@ class Endurance:
         before = self._diary.stat().st_size
         state = str(self._folder / "state")
         python = self._host.python()
-        self._spawn(KEEP, python.module("luod.daemon.main", "--state-directory", state), killing, report)
+        self._spawn(SUPERVISOR, python.module("luod.daemon.main", "--state-directory", state), killing, report)
         self._spawn(VMM, python.module(VMM, SOCKET, str(self._diary)), killing, report)
         with self.machine.expect_jump(timeout=30):
             words = (ADMIN_SOCKET, self.machine.kernel, str(self._diary), str(before))
@@ -110,7 +110,7 @@ class Endurance:
     def _spawn(self, name: str, command: Iterable[str], killing: Killing | None, report: Path) -> None:
         words = shlex.join(command)
         first = ""
-        if killing is not None and name == (VMM if killing.who == VMM else KEEP):
+        if killing is not None and name == (VMM if killing.who == VMM else SUPERVISOR):
             trace = [self._killer, killing.who, str(killing.call), str(report), ",".join(killing.victims), "--"]
             first = f"{shlex.join(trace)} {words}; "
         environment = self._host.python().environment

@@ -42,7 +42,7 @@ CALLS = {
 }
 """By name, and the errors that it is given."""
 
-_KEEP = """
+_SUPERVISOR = """
 import os
 import sys
 from luod.daemon.log import Log
@@ -56,7 +56,7 @@ def serve(given):
         framing.send(given.channel, protocol.encode(request), fds)
         return protocol.decode(framing.receive(given.channel)[0])[0]
     held = sorted(name for name in given.fds if name.startswith("held."))
-    # An answer that keep could not send does not come. The first serve is asked while nothing fails.
+    # An answer that the supervisor could not send does not come. The first serve is asked while nothing fails.
     given.channel.settimeout(1 if held else 60)
     # For reading, too: the open of a serve that is forked while the test ends would wait for a reader without end.
     with open(os.open(sys.argv[4], os.O_RDWR | os.O_CLOEXEC), "w") as report:
@@ -91,7 +91,7 @@ _MOST = 12
 """A call that is made more often fails at each of so many."""
 
 
-class Keep:
+class Supervisor:
     """The test's own supervisor, with a serve that reports through a named pipe."""
 
     def __init__(self, folder: Path) -> None:
@@ -101,7 +101,7 @@ class Keep:
         self._rest = b""
         self._log = (folder / "log").open("wb")
         places = [str(folder / name) for name in ("luod.sock", "admin.sock", "state")]
-        words = [sys.executable, "-c", _KEEP, *places, str(folder / "report")]
+        words = [sys.executable, "-c", _SUPERVISOR, *places, str(folder / "report")]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stderr=self._log)
         self.pidfd = Fd(os.pidfd_open(self.process.pid))
         self.log = folder / "log"
@@ -113,7 +113,7 @@ class Keep:
             poll.register(self._report, select.POLLIN)
             poll.register(self.pidfd, select.POLLIN)
             ready = [number for number, _ in poll.poll(60_000)]
-            assert self.pidfd.fileno() not in ready, f"keep has ended: {self.log.read_text()}"
+            assert self.pidfd.fileno() not in ready, f"the supervisor has ended: {self.log.read_text()}"
             assert ready, f"serve does nothing any more: {self.log.read_text()}"
             self._rest += os.read(self._report.fileno(), 4096)
         line, self._rest = self._rest.split(b"\n", 1)
@@ -132,14 +132,14 @@ class Keep:
 
 def fails_once(folder: Path, call: str, error: str, number: int) -> bool:
     """Has the supervisor's call of that number fail. Returns whether there was one."""
-    keep = Keep(folder)
+    supervisor = Supervisor(folder)
     try:
-        assert [keep.line(), keep.line()] == ["started", "done"]
+        assert [supervisor.line(), supervisor.line()] == ["started", "done"]
         trace = [
             require_tool("strace", package="strace"),
             "-qq",
             "-p",
-            str(keep.process.pid),
+            str(supervisor.process.pid),
             "-o",
             str(folder / "trace"),
         ]
@@ -147,24 +147,24 @@ def fails_once(folder: Path, call: str, error: str, number: int) -> bool:
         with subprocess.Popen([*trace, *inject], stderr=subprocess.PIPE, text=True) as strace:
             try:
                 # It is traced from here on: strace itself says nothing of it.
-                traced, status = f"TracerPid:\t{strace.pid}", Path(f"/proc/{keep.process.pid}/status")
+                traced, status = f"TracerPid:\t{strace.pid}", Path(f"/proc/{supervisor.process.pid}/status")
                 eventually(lambda: traced in status.read_text() or strace.poll(), describe="the supervisor is traced")
                 if strace.poll() is not None:
                     assert strace.stderr is not None
                     cannot_run(f"strace: {strace.stderr.read().strip()}")
-                os.kill(keep.serve(), signal.SIGKILL)
+                os.kill(supervisor.serve(), signal.SIGKILL)
                 done = 0
                 while done < _AGAIN:
-                    line = keep.line()
+                    line = supervisor.line()
                     if line.startswith("started"):
-                        assert line == "started held.1 held.2", keep.log.read_text()
+                        assert line == "started held.1 held.2", supervisor.log.read_text()
                     done += line == "done"
             finally:
                 strace.terminate()
-        assert keep.process.poll() is None
+        assert supervisor.process.poll() is None
         return "INJECTED" in (folder / "trace").read_text()
     finally:
-        keep.close()
+        supervisor.close()
 
 
 @pytest.mark.parametrize(("call", "error"), [(call, error) for call, errors in CALLS.items() for error in errors])

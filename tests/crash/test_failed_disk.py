@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from luod.testing import Machine
-from tests.crash.endurance import KEEP, build_killer
+from tests.crash.endurance import SUPERVISOR, build_killer
 from tests.daemon.host import Luod, fill_disk, states
 
 _SHARES = 4
@@ -44,8 +44,8 @@ def test_what_luod_alone_holds_outlives_serve_after_keep_died_on_a_full_disk(
         report = tmp_path / "killed"
         report.unlink(missing_ok=True)
         interpreter = luod.python()
-        keep = interpreter.module("luod.daemon.main", "--state-directory", luod.state_directory)
-        trace = [killer, KEEP, str(call), str(report), KEEP, "--", *keep]
+        supervisor = interpreter.module("luod.daemon.main", "--state-directory", luod.state_directory)
+        trace = [killer, SUPERVISOR, str(call), str(report), SUPERVISOR, "--", *supervisor]
         started = machine.spawn(interpreter.module("luod.testing.started", *trace), env=interpreter.environment)
         started.ask({})
         started.end_input()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from luod.testing import Machine
-from tests.crash.endurance import DISK, JUMP, KEEP, SERVE, VMM, Endurance, Killing, Lived, build_killer
+from tests.crash.endurance import DISK, JUMP, SERVE, SUPERVISOR, VMM, Endurance, Killing, Lived, build_killer
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,17 @@ def was_resumed(lived: Lived) -> bool:
 
 ROWS = {
     "serve": Row(SERVE, (SERVE,), 12),
-    "keep": Row(KEEP, (KEEP,), 5, in_flight),
-    "keep and serve": Row(KEEP, (KEEP, SERVE), 5, in_flight),
+    "supervisor": Row(SUPERVISOR, (SUPERVISOR,), 5, in_flight),
+    "supervisor and serve": Row(SUPERVISOR, (SUPERVISOR, SERVE), 5, in_flight),
     "the process that jumps": Row(JUMP, (JUMP,), 1),
-    "keep and serve, in the jump": Row(JUMP, (KEEP, SERVE), 1),
+    "supervisor and serve, in the jump": Row(JUMP, (SUPERVISOR, SERVE), 1),
     "the process that writes to the disk": Row(DISK, (DISK,), 2),
     "serve, while that writes": Row(DISK, (SERVE,), 2),
-    "keep and serve, while that writes": Row(DISK, (KEEP, SERVE), 2),
+    "supervisor and serve, while that writes": Row(DISK, (SUPERVISOR, SERVE), 2),
     "VMM": Row(VMM, (VMM,), 6, was_resumed),
     "VMM and serve": Row(VMM, (VMM, SERVE), 6, was_resumed),
     "serve and VMM": Row(SERVE, (SERVE, VMM), 12, was_resumed),
-    "all at once": Row(SERVE, (SERVE, KEEP, VMM), 12, was_retrieved),
+    "all at once": Row(SERVE, (SERVE, SUPERVISOR, VMM), 12, was_retrieved),
 }
 
 

@@ -54,11 +54,11 @@ def test_killed_while_it_starts_it_begins_again(luod: Luod) -> None:
     luod.force_update()
     python = luod.python()
     command = python.module("luod.daemon.main", "--state-directory", luod.state_directory)
-    keep = luod.machine.spawn(command, env=python.environment)
+    supervisor = luod.machine.spawn(command, env=python.environment)
     killed: set[int] = set()
 
     def enough() -> bool:
-        for child in luod.machine.read(f"/proc/{keep.pid}/task/{keep.pid}/children").split():
+        for child in luod.machine.read(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").split():
             luod.machine.signal(int(child), signal.SIGKILL)
             killed.add(int(child))
         return len(killed) >= 10

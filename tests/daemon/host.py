@@ -49,14 +49,14 @@ class Luod(Host):
             cannot_run(error.message)
 
     @property
-    def keep_pid(self) -> int:
-        assert self.keep is not None
-        pid: int = self.keep.ask({})["pid"]
+    def supervisor_pid(self) -> int:
+        assert self.supervisor is not None
+        pid: int = self.supervisor.ask({})["pid"]
         return pid
 
     def serve_pid(self) -> int:
         """Returns the pid of serve. Waits while the supervisor starts one."""
-        children = f"/proc/{self.keep_pid}/task/{self.keep_pid}/children"
+        children = f"/proc/{self.supervisor_pid}/task/{self.supervisor_pid}/children"
         return int(eventually(lambda: self.machine.read(children).split(), describe="the supervisor has a serve")[0])
 
     def kill_serve(self) -> None:
@@ -65,8 +65,8 @@ class Luod(Host):
 
     def kill_both(self) -> None:
         """Sends SIGKILL to the supervisor and to serve."""
-        keep, serve = self.keep_pid, self.serve_pid()
-        for pid in (keep, serve):
+        supervisor, serve = self.supervisor_pid, self.serve_pid()
+        for pid in (supervisor, serve):
             self.machine.signal(pid, signal.SIGKILL)
 
     def links(self, pid: int) -> list[str]:
@@ -80,10 +80,10 @@ class Luod(Host):
 
     def terminate(self) -> str:
         """Terminates luod with SIGTERM. Returns its log."""
-        keep = self.keep
-        assert keep is not None
+        supervisor = self.supervisor
+        assert supervisor is not None
         self.stop()
-        return keep.stderr
+        return supervisor.stderr
 
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = self.luoctl_json("status")

@@ -86,8 +86,8 @@ def test_a_retrieve_waits_for_these_modules_only(machine: Machine, tmp_path: Pat
     tests = python.readable(ROOT / "tests").parent
     environment = {**python.environment, "PYTHONPATH": f"{python.environment['PYTHONPATH']}{os.pathsep}{tests}"}
     program = python.module("tests.programs.imports", str(file), "--state-directory", luod.state_directory)
-    luod.keep = machine.spawn(python.module("luod.testing.started", *program), env=environment)
-    assert luod.keep.ask({})["ready"]
+    luod.supervisor = machine.spawn(python.module("luod.testing.started", *program), env=environment)
+    assert luod.supervisor.ask({})["ready"]
     luod.vmm().call("retrieve_session", name="vm", slot="s")
     machine.signal(luod.serve_pid(), signal.SIGUSR1)
     eventually(file.exists, describe="serve has written its modules")

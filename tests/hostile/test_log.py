@@ -32,10 +32,10 @@ def test_one_connection_that_creates_and_releases_without_end(luod: Luod, figure
     luod.vmm(OWNER).call("create", name="good", slot="s")
     luod.load()
 
-    keep = luod.keep
-    assert keep is not None
+    supervisor = luod.supervisor
+    assert supervisor is not None
     luod.stop()
-    lines = [line for line in keep.stderr.splitlines() if " serve " in line]
+    lines = [line for line in supervisor.stderr.splitlines() if " serve " in line]
     written = Counter(line.split()[3] for line in lines if f"uid={ATTACKER}" in line and " more=" not in line)
     more = {line.split()[3]: int(found[1]) for line in lines if (found := re.search(r"more=(\d+)", line))}
     figures.add("List of root", idle=idle, attacked=attacked)

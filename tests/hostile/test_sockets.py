@@ -150,10 +150,10 @@ def test_a_million_bytes_of_hostile_varlink(sockets: Sockets) -> None:
     returns(sockets, fds)
     assert sockets.memory() - memory < 8 * MIB
     assert sockets.luod.serve_pid() == serve
-    keep = sockets.luod.keep
-    assert keep is not None
+    supervisor = sockets.luod.supervisor
+    assert supervisor is not None
     sockets.luod.stop()
-    assert " serve bug" not in keep.stderr
+    assert " serve bug" not in supervisor.stderr
 
 
 def test_a_thousand_that_say_nothing(sockets: Sockets) -> None:

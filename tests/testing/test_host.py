@@ -16,7 +16,7 @@ def test_a_start_that_fails_leaves_the_luod_that_runs_to_stop(machine: Machine, 
     running = host.start()
     with pytest.raises(MachineUnavailable, match="luod ended"):
         host.start()
-    assert host.keep is running
+    assert host.supervisor is running
 
     host.stop()
 

@@ -23,7 +23,7 @@ ADMIN_SOCKET = "/run/luod/admin.sock"
 
 
 class Host:
-    """A machine as a host of VMMs. `keep` is luod's supervisor in the boot in which it was started, None before."""
+    """A machine as a host of VMMs. `supervisor` is the process of this boot that `start` has started, None before."""
 
     forked = True
     """Whether luod may be a fork of a process that has imported its modules. A test of luod's start sets False."""
@@ -32,7 +32,7 @@ class Host:
         """`state_directory` is a path in the machine that outlives its kexecs."""
         self.machine = machine
         self._state_directory = os.fspath(state_directory)
-        self.keep: Program | None = None
+        self.supervisor: Program | None = None
 
     def python(self, user: int | None = None) -> Interpreter:
         """Returns a Python with which `user` can run luod's library in the machine. Raises MachineUnavailable."""
@@ -46,20 +46,20 @@ class Host:
             *(["--fork"] if self.forked else []),
             *python.module("luod.daemon.main", "--state-directory", self._state_directory, *arguments),
         )
-        keep = self.machine.spawn(command, env=python.environment, forked=True)
-        answer = keep.ask({})
+        supervisor = self.machine.spawn(command, env=python.environment, forked=True)
+        answer = supervisor.ask({})
         if not answer.get("ready"):
-            raise MachineUnavailable(f"luod ended: {answer}\n{keep.stderr}")
+            raise MachineUnavailable(f"luod ended: {answer}\n{supervisor.stderr}")
         # Only now: where a luod runs already, this one ends, and `stop` is for that which runs.
-        self.keep = keep
-        return keep
+        self.supervisor = supervisor
+        return supervisor
 
     def stop(self) -> None:
         """Ends luod with SIGTERM, and waits for it."""
-        if self.keep is not None:
-            keep, self.keep = self.keep, None
-            keep.end_input()
-            keep.wait()
+        if self.supervisor is not None:
+            supervisor, self.supervisor = self.supervisor, None
+            supervisor.end_input()
+            supervisor.wait()
 
     def luoctl(self, *arguments: str, check: bool = True) -> Result:
         """Runs luoctl in the machine, forked if that can be. With `check`, raises ProgramFailed for a failure."""
@@ -86,4 +86,4 @@ class Host:
         """
         with self.machine.expect_jump():
             self.luoctl("update", *(f"--ignore-finding={name}" for name in ignore))
-        self.keep = None
+        self.supervisor = None

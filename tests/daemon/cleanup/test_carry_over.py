@@ -131,9 +131,9 @@ def test_a_carry_over_is_completed_after_its_operator_left_and_its_vmm_gets_no_p
 ) -> None:
     """H12: the carrier preserves memory as complete on which a guest would run."""
     watcher, vmm = luod.vmm(), luod.vmm()
-    keep, serve = luod.keep_pid, luod.serve_pid()
+    supervisor, serve = luod.supervisor_pid, luod.serve_pid()
     before = luod.sockets(serve)
-    luod.machine.signal(keep, signal.SIGSTOP)  # which is asked for the first session first
+    luod.machine.signal(supervisor, signal.SIGSTOP)  # which is asked for the first session first
     work = luod.machine.spawn(luod.python().module("luod.ctl.main", "carry-over", "vm"), env=luod.python().environment)
     eventually(lambda: states(watcher)["incoming vm#1"] == "carrying_over", describe="it is being carried over")
 
@@ -141,7 +141,7 @@ def test_a_carry_over_is_completed_after_its_operator_left_and_its_vmm_gets_no_p
     eventually(lambda: luod.sockets(serve) <= before, describe="serve has seen that luoctl ended")
     question = {"do": "library", "in": [], "call": "retrieve_session", "name": "vm#1", "slot": "s"}
     asked = vmm.program.send(question)
-    luod.machine.signal(keep, signal.SIGCONT)
+    luod.machine.signal(supervisor, signal.SIGCONT)
 
     assert vmm.program.answer(asked)["ok"]["error"] == "Busy"
     left = {"outgoing vm": "held", "outgoing vm#1": "held", "incoming other": "waiting"}
@@ -150,8 +150,8 @@ def test_a_carry_over_is_completed_after_its_operator_left_and_its_vmm_gets_no_p
 
 def test_no_update_begins_while_something_is_forwarded(luod: Luod, arrived: dict[str, str]) -> None:
     luod.load()
-    watcher, keep = luod.vmm(), luod.keep_pid
-    luod.machine.signal(keep, signal.SIGSTOP)  # which is asked for the session first
+    watcher, supervisor = luod.vmm(), luod.supervisor_pid
+    luod.machine.signal(supervisor, signal.SIGSTOP)  # which is asked for the session first
     work = luod.machine.spawn(
         luod.python().module("luod.ctl.main", "carry-over", "other"), env=luod.python().environment
     )
@@ -159,7 +159,7 @@ def test_no_update_begins_while_something_is_forwarded(luod: Luod, arrived: dict
     operator = Operator(luod)
     operator.update(findings=["incoming-unfinished"])
     assert "sessions are being carried over: other" in operator.refused().message
-    luod.machine.signal(keep, signal.SIGCONT)
+    luod.machine.signal(supervisor, signal.SIGCONT)
     assert work.wait() == 0
     assert states(watcher)["outgoing other"] == "held"
 

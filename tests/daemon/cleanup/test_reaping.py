@@ -171,7 +171,7 @@ def test_past_the_restore_deadline_a_reaper_that_cannot_be_started_is_tried_agai
     luod = begin("")
     tracer, watcher = refuse_next_fork(luod), luod.vmm()
     policy.write_text("restore-deadline = 0.001\n")
-    luod.machine.signal(luod.keep_pid, signal.SIGHUP)
+    luod.machine.signal(luod.supervisor_pid, signal.SIGHUP)
     until_gone(watcher, "incoming vm")
     until_gone(watcher, "incoming other")
     tracer.kill()
@@ -210,7 +210,7 @@ def test_past_the_restore_deadline_what_a_living_process_has_is_left_until_that_
     vmm.call("retrieve_session", name="vm", slot="s")
     assert 900 < luod.status()["restore_seconds_left"] <= 1000
     policy.write_text("restore-deadline = 0.001\n")
-    luod.machine.signal(luod.keep_pid, signal.SIGHUP)
+    luod.machine.signal(luod.supervisor_pid, signal.SIGHUP)
     watcher = luod.vmm()
     until_gone(watcher, "incoming other")
     luod.kill_serve()
@@ -271,7 +271,7 @@ def test_a_deadline_that_a_reload_brings_counts_from_then_on_also_for_the_next_s
     luod = begin("restore-deadline = 1000\n")
     eventually(lambda: luod.status()["restore_seconds_left"] <= 997, describe="three seconds have passed")
     policy.write_text("restore-deadline = 2000\n")
-    luod.machine.signal(luod.keep_pid, signal.SIGHUP)
+    luod.machine.signal(luod.supervisor_pid, signal.SIGHUP)
 
     def extended() -> float | None:
         left: float = luod.status()["restore_seconds_left"]

@@ -90,7 +90,7 @@ def test_past_the_restore_deadline_no_part_is_reaped_under_a_vmm_and_all_are_whe
     watcher, vmm = arrived.vmm(), arrived.vmm()
     vmm.call("retrieve_session", name="vm", slot="s")
     policy.write_text("restore-deadline = 0.001\n")
-    arrived.machine.signal(arrived.keep_pid, signal.SIGHUP)
+    arrived.machine.signal(arrived.supervisor_pid, signal.SIGHUP)
     until_deadline(arrived)
     assert states(watcher) == BOTH | {"incoming vm": "retrieved"}
     vmm.call("retrieve_session", name="vm#1", slot="frozen")
@@ -106,7 +106,7 @@ def test_what_a_vmm_leaves_of_its_workload_past_the_deadline_is_reaped(arrived: 
     vmm = arrived.vmm()
     vmm.call("retrieve_session", name="vm", slot="s")
     policy.write_text("restore-deadline = 0.001\n")
-    arrived.machine.signal(arrived.keep_pid, signal.SIGHUP)
+    arrived.machine.signal(arrived.supervisor_pid, signal.SIGHUP)
     until_deadline(arrived)
     vmm.call("finish", session="s", discard=True)
     until_no_session(vmm)

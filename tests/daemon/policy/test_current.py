@@ -42,7 +42,7 @@ def several_users() -> None:
 
 def reload(luod: Luod, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Sends SIGHUP to the supervisor, as systemd does. Returns the status after the reload."""
-    luod.machine.signal(luod.keep_pid, signal.SIGHUP)
+    luod.machine.signal(luod.supervisor_pid, signal.SIGHUP)
 
     def look() -> dict[str, Any] | None:
         status = luod.status()
@@ -131,7 +131,7 @@ def test_a_reload_takes_at_once_and_loses_nothing(with_policy: Callable[[str], L
     participant = Participant(luod, "one")
     serve = luod.serve_pid()
     policy.write_text("[[rules]]\nuid = 0\nsessions = 2\n")
-    luod.machine.signal(luod.keep_pid, signal.SIGHUP)
+    luod.machine.signal(luod.supervisor_pid, signal.SIGHUP)
     while "error" not in vmm.ask("library", call="create", name="other", slot="o"):
         vmm.call("release_named", name="other")
     assert luod.serve_pid() == serve
@@ -206,7 +206,7 @@ def test_a_start_with_the_file_of_before_reads_no_toml(policy: Path, tmp_path: P
 def test_discard_when_the_process_that_created_it_ends(with_policy: Callable[[str], Luod], machine: Machine) -> None:
     luod = with_policy("[[rules]]\nuid = 0\non-owner-death = 'discard'\n")
     watcher = luod.vmm()
-    held = len(luod.links(luod.keep_pid))
+    held = len(luod.links(luod.supervisor_pid))
     for kill in (False, True):
         vmm = luod.vmm()
         vmm.call("create", name="vm", slot="s")
@@ -218,7 +218,9 @@ def test_discard_when_the_process_that_created_it_ends(with_policy: Callable[[st
         vmm.program.kill()
         until_no_session(watcher)
     # The supervisor is asked last.
-    eventually(lambda: len(luod.links(luod.keep_pid)) == held, describe="keep holds no file of the dead")
+    eventually(
+        lambda: len(luod.links(luod.supervisor_pid)) == held, describe="the supervisor holds no file of the dead"
+    )
     watcher.call("create", name="vm", slot="s")
 
 

@@ -106,7 +106,7 @@ def test_the_same_session_twice_is_one(luod: Luod) -> None:
     held = []
     for slot in ("own", "again"):
         vmm.call("adopt", fd=slot, slot=slot)
-        held.append(len(luod.links(luod.keep_pid)))
+        held.append(len(luod.links(luod.supervisor_pid)))
     assert held[0] == held[1]
     vmm.call("create", name="vm", slot="ours")
     vmm.call("fd", session="ours", slot="ours")
@@ -181,7 +181,7 @@ def test_a_name_that_luod_does_not_take_is_refused_in_words(luod: Luod, name: by
     assert error.hint
     assert error.message.isprintable()
     assert states(vmm) == {}
-    assert len(sessions_of(luod, luod.keep_pid)) == 1, "luod's own"
+    assert len(sessions_of(luod, luod.supervisor_pid)) == 1, "luod's own"
 
 
 def test_a_name_of_an_update_is_for_its_participants(luod: Luod) -> None:
@@ -272,8 +272,8 @@ sys.stdin.read()
 @pytest.mark.parametrize("victim", ["serve", "program", "serve and program"])
 def test_a_death_in_the_middle_of_the_call_loses_nothing_that_lives(luod: Luod, victim: str) -> None:
     """While the supervisor is stopped, serve has the session and no answer."""
-    python, keep, serve = luod.python(), luod.keep_pid, luod.serve_pid()
-    luod.machine.signal(keep, signal.SIGSTOP)
+    python, supervisor, serve = luod.python(), luod.supervisor_pid, luod.serve_pid()
+    luod.machine.signal(supervisor, signal.SIGSTOP)
     program = luod.machine.spawn([python.executable, "-c", _ADOPT, SOCKET], env=python.environment, forked=True)
     eventually(
         lambda: any("[luo_session] qemu" in link for link in luod.links(serve)), describe="serve has the session"
@@ -282,17 +282,20 @@ def test_a_death_in_the_middle_of_the_call_loses_nothing_that_lives(luod: Luod, 
         luod.machine.signal(serve, signal.SIGKILL)
     if "program" in victim:
         program.kill()
-    luod.machine.signal(keep, signal.SIGCONT)
+    luod.machine.signal(supervisor, signal.SIGCONT)
     vmm = luod.vmm()
     if victim == "serve and program":
         # No process that asked for it is there: no row was written, so the next serve drops what the supervisor had.
-        eventually(lambda: len(sessions_of(luod, luod.keep_pid)) == 1, describe="keep has only luod's own session")
+        eventually(
+            lambda: len(sessions_of(luod, luod.supervisor_pid)) == 1,
+            describe="the supervisor has only luod's own session",
+        )
         assert states(vmm) == {}
         eventually(lambda: vmm.can_create(b"qemu") == "OK", describe="the name is free")
-        assert len(sessions_of(luod, luod.keep_pid)) == 1
+        assert len(sessions_of(luod, luod.supervisor_pid)) == 1
     else:
         eventually(lambda: states(vmm) == {"outgoing qemu": "held"}, describe="the session is adopted")
-        assert len(sessions_of(luod, keep)) == 2
+        assert len(sessions_of(luod, supervisor)) == 2
 
 
 def sessions_of(luod: Luod, pid: int) -> list[str]:

@@ -148,7 +148,7 @@ def test_h20_in_a_kernel_without_the_handler_luod_says_what_that_means(luod: Luo
     go_through_preparing(first)
     with luod.machine.expect_jump():
         first.vote("freezing")
-    keep = luod.start()
+    supervisor = luod.start()
 
     status = luod.status()
     assert (status["state"], status["boot"]) == ("broken", 2)
@@ -172,5 +172,5 @@ def test_h20_in_a_kernel_without_the_handler_luod_says_what_that_means(luod: Luo
     vmm.call("release_named", name="first", direction="incoming")
     assert states(vmm) == {}
     luod.stop()
-    assert "device-broken" in keep.stderr
-    assert "session-lost name=first" in keep.stderr
+    assert "device-broken" in supervisor.stderr
+    assert "session-lost name=first" in supervisor.stderr

@@ -38,7 +38,7 @@ def test_a_vmm_started_again_gets_its_files_back(luod: Luod, start: Start) -> No
         vmm.program.kill()
     luod.kill_serve()
     assert start().refused("unstash", name="vm").kind == "NotStashed"
-    assert not [link for link in luod.links(luod.keep_pid) if "ram" in link]
+    assert not [link for link in luod.links(luod.supervisor_pid) if "ram" in link]
 
 
 def test_what_is_held_is_let_go_of_without_taking_it(luod: Luod, start: Start) -> None:
@@ -111,8 +111,8 @@ def test_nothing_is_taken_while_an_update_is_being_checked(luod: Luod) -> None:
     vmm.memfd("ram")
     luod.load()
     vmm.call("unload")
-    keep = luod.keep_pid
-    luod.machine.signal(keep, signal.SIGSTOP)
+    supervisor = luod.supervisor_pid
+    luod.machine.signal(supervisor, signal.SIGSTOP)
     # It waits for the supervisor then, and the checks wait for it.
     load = luod.machine.spawn(luoctl(luod, "load", "--kernel", luod.machine.kernel, "--reuse-cmdline"))
     until_loaded(luod)
@@ -122,7 +122,7 @@ def test_nothing_is_taken_while_an_update_is_being_checked(luod: Luod) -> None:
     statuses = ["sh", "-c", "cat /run/status-* 2>/dev/null; true"]
     eventually(lambda: "6" in luod.machine.run(statuses).text, describe="an update is being checked")
     assert "an update is running" in vmm.refused("stash", name="vm", files={"ram": "ram"}).message
-    luod.machine.signal(keep, signal.SIGCONT)
+    luod.machine.signal(supervisor, signal.SIGCONT)
     assert [each.wait() for each in (load, *updates)] == [0, 0, 0]
     assert sorted(luod.machine.run(statuses).text.split()) == ["0", "6"]
     vmm.call("stash", name="vm", files={"ram": "ram"})

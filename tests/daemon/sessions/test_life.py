@@ -29,14 +29,14 @@ def test_a_session_waits_in_the_kernel_until_it_is_claimed(luod: Luod) -> None:
     vmm = luod.vmm()
     for name in ("a", "b"):
         vmm.call("create", name=name, slot=name, manifest=False)
-    held = len(luod.links(luod.keep_pid))
+    held = len(luod.links(luod.supervisor_pid))
     luod.jump()
     until_complete(luod)
-    assert len(luod.links(luod.keep_pid)) == held - 2
+    assert len(luod.links(luod.supervisor_pid)) == held - 2
     vmm = luod.vmm()
     vmm.call("retrieve_session", name="a", slot="a")
     assert states(vmm) == {"incoming a": "retrieved", "incoming b": "waiting"}
-    assert len(luod.links(luod.keep_pid)) == held - 1
+    assert len(luod.links(luod.supervisor_pid)) == held - 1
 
 
 def test_a_session_lives_on_when_its_program_is_killed(luod: Luod) -> None:

@@ -46,7 +46,7 @@ def luod(machine: Machine, tmp_path: Path) -> Luod:
 def pass_the_deadline(luod: Luod, tmp_path: Path) -> None:
     """Returns when the restore deadline is over and abandoned sessions are discarded."""
     (tmp_path / "luod.toml").write_text("restore-deadline = 0.001\n")
-    luod.machine.signal(luod.keep_pid, signal.SIGHUP)
+    luod.machine.signal(luod.supervisor_pid, signal.SIGHUP)
     until_gone(luod.vmm(), "incoming other")
 
 

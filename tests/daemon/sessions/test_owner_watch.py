@@ -119,4 +119,4 @@ def test_the_serve_after_a_killed_one_knows_the_process_that_retrieved_a_session
 
 def watched(luod: Luod) -> int:
     """Returns how many processes the supervisor has an fd of."""
-    return sum("pidfd" in link for link in luod.links(luod.keep_pid))
+    return sum("pidfd" in link for link in luod.links(luod.supervisor_pid))

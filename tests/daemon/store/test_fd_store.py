@@ -25,7 +25,7 @@ from luod.ipc import framing
 from luod.linux import Fd
 
 
-class Keep:
+class Supervisor:
     """Acts as `luod`, with /dev/null for each session. `refuse`: names for which it has no room."""
 
     def __init__(self, channel: socket.socket) -> None:
@@ -99,15 +99,15 @@ class Keep:
         return code, session
 
 
-def run(body: Callable[[FdStore, Keep], Awaitable[None]]) -> None:
+def run(body: Callable[[FdStore, Supervisor], Awaitable[None]]) -> None:
     async def main() -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
-            store, keep = FdStore(ours, {}, lambda: None), Keep(theirs)
+            store, supervisor = FdStore(ours, {}, lambda: None), Supervisor(theirs)
             try:
                 async with asyncio.timeout(10):
-                    await body(store, keep)
-                    assert set(store) == keep.stored
+                    await body(store, supervisor)
+                    assert set(store) == supervisor.stored
             finally:
                 asyncio.get_running_loop().remove_reader(theirs)
                 store.close()
@@ -120,9 +120,9 @@ def null() -> Fd:
 
 
 def test_what_the_registry_has_not_written_is_written_before_keep_is_asked() -> None:
-    async def body(store: FdStore, keep: Keep) -> None:
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
         at = []
-        store.before_request = lambda: at.append(set(keep.stored))
+        store.before_request = lambda: at.append(set(supervisor.stored))
         await store.create("vm-1", None)
         await store.drop("outgoing.vm-1")
         assert at == [set(), {"outgoing.vm-1"}]
@@ -131,9 +131,9 @@ def test_what_the_registry_has_not_written_is_written_before_keep_is_asked() -> 
 
 
 def test_the_row_is_written_when_keep_has_the_session_and_before_the_caller_has_it() -> None:
-    async def body(store: FdStore, keep: Keep) -> None:
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
         written = []
-        fd = await store.create("vm-1", lambda: written.append(set(keep.stored)))
+        fd = await store.create("vm-1", lambda: written.append(set(supervisor.stored)))
         assert written == [{"outgoing.vm-1"}]
         assert store["outgoing.vm-1"] is fd
 
@@ -141,21 +141,21 @@ def test_the_row_is_written_when_keep_has_the_session_and_before_the_caller_has_
 
 
 def test_a_session_without_a_row_ends() -> None:
-    async def body(store: FdStore, keep: Keep) -> None:
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
         def full() -> None:
             raise LookupError("no room in the registry")
 
         with pytest.raises(LookupError):
             await store.create("vm-1", full)
-        assert not keep.sessions
+        assert not supervisor.sessions
         await store.create("vm-1", None)
 
     run(body)
 
 
 def test_no_row_is_written_for_a_session_that_the_kernel_refuses() -> None:
-    async def body(store: FdStore, keep: Keep) -> None:
-        keep.sessions.add("vm-1")
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
+        supervisor.sessions.add("vm-1")
         written: list[str] = []
         with pytest.raises(SessionExists):
             await store.create("vm-1", lambda: written.append("row"))
@@ -165,26 +165,26 @@ def test_no_row_is_written_for_a_session_that_the_kernel_refuses() -> None:
 
 
 def test_files_are_stored_all_or_none() -> None:
-    async def body(store: FdStore, keep: Keep) -> None:
-        keep.refuse.add("held.2")
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
+        supervisor.refuse.add("held.2")
         written: list[str] = []
         with null() as file:
             with pytest.raises(KernelRefused):
                 await store.store({"held.1": file, "held.2": file}, lambda: written.append("row"))
             assert not written
-            assert not keep.stored
+            assert not supervisor.stored
             await store.store({"held.1": file, "held.3": file}, lambda: written.append("row"))
             assert not file.closed
         assert written == ["row"]
         await store.drop("held.3", "held.4")
-        assert keep.stored == {"held.1"}
+        assert supervisor.stored == {"held.1"}
 
     run(body)
 
 
 @pytest.mark.parametrize("turns", range(4))
 def test_a_file_that_is_dropped_before_keep_has_it_is_in_neither(turns: int) -> None:
-    async def body(store: FdStore, keep: Keep) -> None:
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
         with null() as file:
             store.store_soon("manifest.vm-1", file, lambda error: pytest.fail(str(error)))
         assert "manifest.vm-1" in store
@@ -194,26 +194,26 @@ def test_a_file_that_is_dropped_before_keep_has_it_is_in_neither(turns: int) -> 
         await store.drop("manifest.vm-1")
         with null() as file:  # everything that was asked of the supervisor is done once this is
             await store.store({"jump": file})
-        assert keep.stored == {"jump"}
+        assert supervisor.stored == {"jump"}
 
     run(body)
 
 
 def test_a_name_that_is_free_is_free_afterwards() -> None:
-    async def body(store: FdStore, keep: Keep) -> None:
-        keep.sessions.add("vm-1")
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
+        supervisor.sessions.add("vm-1")
         assert await store.open_elsewhere("vm-1")
-        keep.sessions.clear()
+        supervisor.sessions.clear()
         assert not await store.open_elsewhere("vm-1")
-        assert not keep.sessions
+        assert not supervisor.sessions
 
     run(body)
 
 
 @pytest.mark.parametrize("error", [errno.ENFILE, errno.ENOMEM, errno.EBUSY, errno.EIO], ids=errno.errorcode.get)
 def test_a_session_counts_as_open_where_the_kernel_does_not_tell(error: int) -> None:
-    async def body(store: FdStore, keep: Keep) -> None:
-        keep.probe_error = error
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
+        supervisor.probe_error = error
         assert await store.open_elsewhere("vm-1")
 
     run(body)
@@ -222,13 +222,13 @@ def test_a_session_counts_as_open_where_the_kernel_does_not_tell(error: int) -> 
 def test_a_name_is_free_once_pid_1_has_closed_its_copy() -> None:
     """A moment after luod has removed the session: for a new one, and for the question whether it is open."""
 
-    async def body(store: FdStore, keep: Keep) -> None:
-        keep.sessions.add("vm-1")
-        keep.closing = 3
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
+        supervisor.sessions.add("vm-1")
+        supervisor.closing = 3
         await store.create("vm-1", None)
         await store.drop("outgoing.vm-1")
-        keep.sessions.add("vm-1")
-        keep.closing = 3
+        supervisor.sessions.add("vm-1")
+        supervisor.closing = 3
         assert not await store.open_elsewhere("vm-1")
 
     run(body)
@@ -238,29 +238,29 @@ def test_a_name_is_free_once_pid_1_has_closed_its_copy() -> None:
 def test_h9_a_release_waits_until_pid_1_has_closed_its_copy(direction: str) -> None:
     """As long as it is open, the kernel refuses the session's files in another one."""
 
-    async def body(store: FdStore, keep: Keep) -> None:
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
         with null() as session:
             await store.store({f"{direction}.vm-1": session})
-        keep.sessions.add("vm-1")
-        keep.closing = 3
+        supervisor.sessions.add("vm-1")
+        supervisor.closing = 3
         await store.drop(f"{direction}.vm-1")
 
         await store.until_closed(f"{direction}.vm-1")
 
-        assert keep.closing == 0
+        assert supervisor.closing == 0
 
     run(body)
 
 
 def test_a_release_does_not_wait_for_a_copy_that_pid_1_never_had() -> None:
-    async def body(store: FdStore, keep: Keep) -> None:
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
         await store.create("vm-1", None)
         await store.drop("outgoing.vm-1")
-        before = len(keep.messages)
+        before = len(supervisor.messages)
 
         await store.until_closed("outgoing.vm-1")
 
-        assert len(keep.messages) == before
+        assert len(supervisor.messages) == before
 
     run(body)
 
@@ -268,11 +268,11 @@ def test_a_release_does_not_wait_for_a_copy_that_pid_1_never_had() -> None:
 def test_a_release_does_not_wait_long_for_a_session_that_a_client_has_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("luod.daemon.store.fd_store._CLOSED_SECONDS", 0.05)
 
-    async def body(store: FdStore, keep: Keep) -> None:
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
         with null() as session:
             await store.store({"outgoing.vm-1": session})
-        keep.sessions.add("vm-1")
-        keep.closing = 1000
+        supervisor.sessions.add("vm-1")
+        supervisor.closing = 1000
         await store.drop("outgoing.vm-1")
         began = asyncio.get_running_loop().time()
 
@@ -286,9 +286,9 @@ def test_a_release_does_not_wait_long_for_a_session_that_a_client_has_open(monke
 def test_a_name_that_is_taken_for_long_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("luod.daemon.store.fd_store._CLOSING_SECONDS", 0.05)
 
-    async def body(store: FdStore, keep: Keep) -> None:
-        keep.sessions.add("vm-1")
-        keep.closing = 1000
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
+        supervisor.sessions.add("vm-1")
+        supervisor.closing = 1000
         with pytest.raises(SessionExists):
             await store.create("vm-1", None)
 
@@ -298,7 +298,7 @@ def test_a_name_that_is_taken_for_long_is_taken(monkeypatch: pytest.MonkeyPatch)
 def test_a_session_that_pid_1_had_is_not_lost_with_the_registrys_memory(tmp_path: Path) -> None:
     """After a restart of luod with its file alone. A session that no process has any more is lost."""
 
-    async def body(store: FdStore, keep: Keep) -> None:
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
         with null() as session:
             await store.store({"outgoing.vm": session})
         rows = (OutgoingRow("vm", 1000), OutgoingRow("gone", 1000))
@@ -306,7 +306,7 @@ def test_a_session_that_pid_1_had_is_not_lost_with_the_registrys_memory(tmp_path
             registry = Registry(Record(FORMAT, 1, "boot", rows, instance="one"), memory, file, Log("test", "error"))
             await verify(store, registry, Log("test", "error"))
         assert [row.name for row in registry.record.outgoing] == ["vm"]
-        assert keep.stored == {"outgoing.vm"}
+        assert supervisor.stored == {"outgoing.vm"}
 
     run(body)
 
@@ -327,15 +327,15 @@ def test_nothing_is_stored_once_keep_is_gone() -> None:
 
 
 def test_what_is_asked_while_keep_works_goes_in_one_message() -> None:
-    async def body(store: FdStore, keep: Keep) -> None:
-        keep.sessions.add("vm-3")
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
+        supervisor.sessions.add("vm-3")
         with null() as file:
             results = await asyncio.gather(
                 *(store.create(f"vm-{number}", None) for number in range(6)),
                 store.store({"held.1": file}),
                 return_exceptions=True,
             )
-        assert keep.messages == [1, 6]
+        assert supervisor.messages == [1, 6]
         assert [type(result) for result in results] == [Fd, Fd, Fd, SessionExists, Fd, Fd, type(None)]
         links = {name: os.readlink(f"/proc/self/fd/{fd.fileno()}") for name, fd in store.items()}
         assert links == dict.fromkeys([*(f"outgoing.vm-{number}" for number in (0, 1, 2, 4, 5)), "held.1"], "/dev/null")
@@ -344,26 +344,26 @@ def test_what_is_asked_while_keep_works_goes_in_one_message() -> None:
 
 
 def test_a_removal_in_a_message_that_keep_could_not_read_is_asked_again() -> None:
-    async def body(store: FdStore, keep: Keep) -> None:
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
         await store.create("vm-1", None)
         await store.create("vm-2", None)
-        keep.unread = 2
+        supervisor.unread = 2
         with null() as file:
             store.drop_soon("outgoing.vm-1")
             results = await asyncio.gather(
                 store.drop("outgoing.vm-2"), store.store({"held.1": file}), return_exceptions=True
             )
         assert isinstance(results[1], KernelRefused)
-        assert keep.stored == set()
+        assert supervisor.stored == set()
 
     run(body)
 
 
 def test_many_files_go_in_messages_that_fit() -> None:
-    async def body(store: FdStore, keep: Keep) -> None:
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
         with null() as file:
             await asyncio.gather(*(store.store({f"held.{number}": file}) for number in range(100)))
-        assert keep.most_files <= 16
+        assert supervisor.most_files <= 16
 
     run(body)
 
@@ -389,7 +389,7 @@ def test_serve_ends_when_keep_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_file_that_is_dropped_soon_is_dropped_before_what_is_asked_next() -> None:
-    async def body(store: FdStore, keep: Keep) -> None:
+    async def body(store: FdStore, supervisor: Supervisor) -> None:
         await store.create("vm-1", None)
         store.drop_soon("outgoing.vm-1", "outgoing.vm-2")
         assert "outgoing.vm-1" not in store

@@ -211,7 +211,7 @@ def test_an_older_luod_refuses_the_file_of_a_newer_one_and_leaves_it(luod: Luod,
     end(newer)
     before = content(luod)
 
-    keep = luod.start()
+    supervisor = luod.start()
 
     refused = luod.luoctl("status", check=False)
     words = refused.text + refused.stderr.decode()
@@ -222,7 +222,7 @@ def test_an_older_luod_refuses_the_file_of_a_newer_one_and_leaves_it(luod: Luod,
     luod.kill_serve()
     assert luod.luoctl("list", check=False).returncode == 4
     luod.stop()
-    assert "state-newer" in keep.stderr
+    assert "state-newer" in supervisor.stderr
     assert content(luod) == before
     newer.start()
     assert states(newer.vmm()) == {"outgoing vm": "dropped"}

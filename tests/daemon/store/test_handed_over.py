@@ -15,8 +15,8 @@ def start_handed_over(luod: Luod, *names: str) -> None:
     environment = {**python.environment, "PYTHONPATH": f"{python.environment['PYTHONPATH']}{os.pathsep}{tests}"}
     options = ("0123abcd", ",".join(names), "--state-directory", luod.state_directory)
     program = python.module("tests.programs.handed_over", *options)
-    luod.keep = luod.machine.spawn(python.module("luod.testing.started", *program), env=environment)
-    assert luod.keep.ask({})["ready"]
+    luod.supervisor = luod.machine.spawn(python.module("luod.testing.started", *program), env=environment)
+    assert luod.supervisor.ask({})["ready"]
 
 
 def test_every_session_can_be_retrieved_by_its_owner(luod: Luod) -> None:

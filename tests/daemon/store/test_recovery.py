@@ -19,8 +19,8 @@ def killed_and_started_again(luod: Luod) -> None:
 
 def lost(luod: Luod) -> dict[str, str]:
     """Returns the sessions that luod's log reports lost in this kernel, with the reasons."""
-    assert luod.keep is not None
-    return dict(re.findall(r'session-lost name=(\S+) .*reason="([^"]*)"', luod.keep.stderr))
+    assert luod.supervisor is not None
+    return dict(re.findall(r'session-lost name=(\S+) .*reason="([^"]*)"', luod.supervisor.stderr))
 
 
 def carried(luod: Luod) -> tuple[Participant, str]:

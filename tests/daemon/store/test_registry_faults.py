@@ -123,14 +123,14 @@ def test_what_luod_alone_holds_outlives_keep_then_serve_on_a_failed_disk(small: 
 def test_a_disk_that_fills_up_fails_no_change_of_the_registry(small: Luod) -> None:
     """The space was taken before."""
     mount(small, "tmpfs", small.state_directory, "tmpfs", data="size=256k,mode=0700")
-    keep = small.start()
+    supervisor = small.start()
     fail(small, "full")
     vmm = small.vmm()
     for number in range(20):
         vmm.call("create", name=f"vm-{number}", slot=f"s{number}")
     small.load()
     kill_keep(small)
-    assert "registry-file" not in keep.stderr
+    assert "registry-file" not in supervisor.stderr
     small.start()
     assert len(states(vmm)) == 20
 
@@ -140,7 +140,7 @@ def test_a_damaged_file_is_kept_said_and_refuses_updates(luod: Luod) -> None:
     vmm.call("create", name="vm", slot="s")
     kill_keep(luod)
     Path(luod.state_directory, "registry").write_bytes(b"not a registry")
-    keep = luod.start()
+    supervisor = luod.start()
     (aside,) = kept_aside(luod, "registry.damaged-*")
     assert aside.read_bytes() == b"not a registry"
     (problem,) = luod.status()["registry"]
@@ -153,7 +153,7 @@ def test_a_damaged_file_is_kept_said_and_refuses_updates(luod: Luod) -> None:
     luod.kill_serve()
     assert luod.status()["registry"] == [problem]
     luod.update(ignore=("registry-incomplete", "contents-undeclared"))
-    assert "registry-doubt" in keep.stderr
+    assert "registry-doubt" in supervisor.stderr
     luod.start()
     assert luod.status()["registry"] == []
 
@@ -201,19 +201,19 @@ def test_a_file_of_another_boot_is_said(luod: Luod) -> None:
         "rows": [_row("vm")],
     }
     Path(luod.state_directory, "registry").write_bytes(pack(5, json.dumps(other).encode(), whole=True))
-    keep = luod.start()
+    supervisor = luod.start()
     (problem,) = luod.status()["registry"]
     assert "of another boot" in problem["what"]
     assert states(luod.vmm()) == {}
     assert finding(luod, "registry-incomplete") is None
     luod.stop()
-    assert re.search("session-lost name=vm", keep.stderr)
+    assert re.search("session-lost name=vm", supervisor.stderr)
 
 
 def test_a_damaged_memory_is_said_and_its_file_is_believed(luod: Luod) -> None:
     vmm = luod.vmm()
     vmm.call("create", name="vm", slot="s")
-    luod.run_source(_DAMAGE, luod.keep_pid)
+    luod.run_source(_DAMAGE, luod.supervisor_pid)
     luod.kill_serve()
     assert states(vmm) == {"outgoing vm": "held"}
     (problem,) = luod.status()["registry"]
@@ -229,7 +229,7 @@ def test_sessions_of_which_no_copy_tells_are_held_for_root(luod: Luod) -> None:
     user, root = luod.vmm(1000), luod.vmm()
     user.call("create", name="vm", slot="s")
     user.program.kill()
-    luod.run_source(_DAMAGE, luod.keep_pid)
+    luod.run_source(_DAMAGE, luod.supervisor_pid)
     Path(luod.state_directory, "registry").write_bytes(b"nor this")
     luod.kill_serve()
     assert states(root) == {"outgoing vm": "held"}
@@ -249,12 +249,12 @@ def test_a_registry_that_comes_along_damaged_does_not_keep_luod_from_answering(l
     vmm = luod.vmm()
     vmm.call("create", name="vm", slot="s")
     load(luod.machine, vmm)
-    luod.run_source(_DAMAGE, luod.keep_pid)
+    luod.run_source(_DAMAGE, luod.supervisor_pid)
     if not with_file:
         Path(luod.state_directory, "registry").unlink()
     with luod.machine.expect_jump():
         vmm.ask("library", call="jump")
-    keep = luod.start()
+    supervisor = luod.start()
     problems = luod.status()["registry"]
     assert "the registry in luod's session is damaged" in problems[0]["what"]
     assert Path(problems[0]["path"]).exists()
@@ -265,7 +265,7 @@ def test_a_registry_that_comes_along_damaged_does_not_keep_luod_from_answering(l
         assert states(luod.vmm()) == {}
         assert finding(luod, "registry-incomplete") is not None
     luod.stop()
-    assert keep.stderr.count("serve-ended") == 0
+    assert supervisor.stderr.count("serve-ended") == 0
 
 
 @pytest.mark.parametrize("kind", ["directory", "dangling link", "zeros", "pipe"])

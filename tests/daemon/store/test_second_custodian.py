@@ -33,7 +33,7 @@ class Managed(Luod):
         self.main_pid: int = answer["pid"]
 
     @property
-    def keep_pid(self) -> int:
+    def supervisor_pid(self) -> int:
         return self.main_pid
 
     def end(self) -> None:
@@ -79,7 +79,7 @@ def test_a_session_that_pid_1_made_for_another_unit_is_left_to_it(managed: Manag
 
     assert states(managed.vmm()) == {}
     assert managed.luoctl("release", "db.service-1a2b", check=False).returncode != 0
-    for pid in (managed.keep_pid, managed.serve_pid()):
+    for pid in (managed.supervisor_pid, managed.serve_pid()):
         assert not [link for link in managed.links(pid) if "db.service" in link or "/dev/liveupdate" in link]
     unit.memfd("ram", seed=1)
     assert unit.says("preserve", session="state", fd="ram", token=7) == "OK"

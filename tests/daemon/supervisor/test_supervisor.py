@@ -28,7 +28,7 @@ from luod.version import __version__
 from tests.daemon.host import Luod, states
 from tests.daemon.supervisor.pid_1 import Pid1, close
 
-KEEP = [sys.executable, "-m", "luod.daemon.main"]
+SUPERVISOR = [sys.executable, "-m", "luod.daemon.main"]
 
 _CAP_SYS_RESOURCE = 24
 
@@ -184,7 +184,7 @@ def test_a_reload_that_is_requested_while_no_serve_runs_is_reported(supervisor: 
 
 @pytest.mark.skipif(Path("/dev/liveupdate").exists(), reason="this host has live update")
 def test_without_the_device_it_says_so_in_one_sentence(places: dict[str, str]) -> None:
-    ended = subprocess.run([*KEEP, *options(places)], capture_output=True, text=True, check=False)
+    ended = subprocess.run([*SUPERVISOR, *options(places)], capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stdout == ""
     assert re.fullmatch(r"luod: open /dev/liveupdate: .+\nhint: .*luoemu run.*\n", ended.stderr)
@@ -194,55 +194,55 @@ def test_without_the_device_it_says_so_in_one_sentence(places: dict[str, str]) -
 def test_the_supervisor_has_one_thread_and_its_name_and_serve_has_another_name(luod: Luod) -> None:
     """A fork copies one thread only."""
     luod.vmm().call("create", name="vm", slot="s")
-    assert len(luod.machine.run(["ls", f"/proc/{luod.keep_pid}/task"]).text.split()) == 1
+    assert len(luod.machine.run(["ls", f"/proc/{luod.supervisor_pid}/task"]).text.split()) == 1
     assert luod.machine.read(f"/proc/{luod.serve_pid()}/comm") == b"luod-serve\n"
-    assert luod.machine.read(f"/proc/{luod.keep_pid}/comm") != b"luod-serve\n"
+    assert luod.machine.read(f"/proc/{luod.supervisor_pid}/comm") != b"luod-serve\n"
 
 
 def test_a_serve_that_dies_at_once_is_started_again_later_and_later(start: Start) -> None:
-    keep = start("/bin/false")
-    pauses = [float(line.rpartition("again_in=")[2]) for line in lines_with(keep, "serve-ended", 3)]
+    supervisor = start("/bin/false")
+    pauses = [float(line.rpartition("again_in=")[2]) for line in lines_with(supervisor, "serve-ended", 3)]
     assert pauses[0] < pauses[1] < pauses[2]
 
 
 def test_the_first_line_of_the_log_says_which_luod_it_is(start: Start) -> None:
-    keep = start(*IDLE)
-    assert keep.stderr is not None
-    line = keep.stderr.readline()
+    supervisor = start(*IDLE)
+    assert supervisor.stderr is not None
+    line = supervisor.stderr.readline()
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    assert f" started version={__version__} supervisor={keep.pid} serve=" in line
+    assert f" started version={__version__} supervisor={supervisor.pid} serve=" in line
     assert line.endswith(f" boot_id={boot_id}\n")
 
 
-def test_a_host_without_room_for_serve_does_not_end_keep(start: Start) -> None:
+def test_a_host_without_room_for_serve_does_not_end_the_supervisor(start: Start) -> None:
     """It would end every session that only the supervisor holds."""
-    keep = start(*IDLE)
-    (started,) = lines_with(keep, "serve-started", 1)
-    limits = resource.prlimit(keep.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(keep.pid, resource.RLIMIT_NOFILE, (4, limits[1]))
+    supervisor = start(*IDLE)
+    (started,) = lines_with(supervisor, "serve-started", 1)
+    limits = resource.prlimit(supervisor.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(supervisor.pid, resource.RLIMIT_NOFILE, (4, limits[1]))
     os.kill(int(started.rpartition("pid=")[2].split()[0]), signal.SIGKILL)
-    lines_with(keep, "serve-not-started", 2)
-    resource.prlimit(keep.pid, resource.RLIMIT_NOFILE, limits)
-    lines_with(keep, "serve-started", 1)
+    lines_with(supervisor, "serve-not-started", 2)
+    resource.prlimit(supervisor.pid, resource.RLIMIT_NOFILE, limits)
+    lines_with(supervisor, "serve-started", 1)
 
 
 def test_a_serve_that_cannot_be_killed_is_left_and_another_started(start: Start, tmp_path: Path) -> None:
-    for_root("to mount FUSE in a process that keep starts")
-    keep = start(*UNDYING, str(tmp_path / "place"), environment={"PYTHONPATH": str(Path(__file__).parents[3])})
-    (started,) = lines_with(keep, "serve-started", 1)
+    for_root("to mount FUSE in a process that the supervisor starts")
+    supervisor = start(*UNDYING, str(tmp_path / "place"), environment={"PYTHONPATH": str(Path(__file__).parents[3])})
+    (started,) = lines_with(supervisor, "serve-started", 1)
     undying = int(started.rpartition("pid=")[2].split()[0])
-    assert keep.stdout is not None
-    server = int(keep.stdout.readline())
+    assert supervisor.stdout is not None
+    server = int(supervisor.stdout.readline())
     try:
-        assert keep.stdout.readline() == "waits\n"
+        assert supervisor.stdout.readline() == "waits\n"
         os.kill(undying, signal.SIGKILL)
-        lines_with(keep, "serve-does-not-end", 1)
-        lines_with(keep, "serve-started", 1)
-        assert keep.stdout.readline() == "waits\n"
+        lines_with(supervisor, "serve-does-not-end", 1)
+        lines_with(supervisor, "serve-started", 1)
+        assert supervisor.stdout.readline() == "waits\n"
         assert Path(f"/proc/{undying}").exists()
         # Nor does it keep the next luod from its place.
-        keep.kill()
-        keep.wait()
+        supervisor.kill()
+        supervisor.wait()
         again = start(*IDLE)
         lines_with(again, "serve-started", 1)
     finally:
@@ -261,7 +261,7 @@ def test_serve_has_what_it_is_given_and_nothing_else_of_the_supervisor(places: d
         "    print(sorted(opened) == [0, 1, 2, *numbers], 'NOTIFY_SOCKET' in os.environ)\n"
         "    print(*(signal.getsignal(n).name for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)), flush=True)\n"
         "    os.kill(os.getppid(), signal.SIGTERM)\n"
-        "log = Log('keep', 'error')\n"
+        "log = Log('supervisor', 'error')\n"
         "with Listening(*sys.argv[1:], log) as listening: Supervisor(listening, serve, log).run()"
     )
     environment = {**os.environ, "NOTIFY_SOCKET": "/nowhere"}
@@ -283,28 +283,30 @@ def test_the_next_serve_has_what_serve_imports_later(places: dict[str, str], tmp
         "    print('module_of_serve' in sys.modules, flush=True)\n"
         "    framing.send(given.channel, b'READY=1', ())\n"
         "    return len(sys.stdin.readline())\n"
-        "log = Log('keep', 'error')\n"
+        "log = Log('supervisor', 'error')\n"
         "with Listening(*sys.argv[1:], log) as listening:\n"
         "    Supervisor(listening, serve, log, modules=('module_of_serve',)).run()"
     )
     words = [sys.executable, "-c", source, *places.values()]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    with subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as keep:
-        assert keep.stdout is not None
-        assert keep.stdin is not None
-        assert [keep.stdout.readline() for _ in range(2)] == ["False\n", "imported\n"]
-        print(file=keep.stdin, flush=True)
-        assert keep.stdout.readline() == "True\n"
-        keep.terminate()
+    with subprocess.Popen(
+        words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as supervisor:
+        assert supervisor.stdout is not None
+        assert supervisor.stdin is not None
+        assert [supervisor.stdout.readline() for _ in range(2)] == ["False\n", "imported\n"]
+        print(file=supervisor.stdin, flush=True)
+        assert supervisor.stdout.readline() == "True\n"
+        supervisor.terminate()
 
 
-def test_the_sockets_are_for_all_and_for_root_and_go_with_keep(start: Start, places: dict[str, str]) -> None:
-    keep = start(*IDLE)
-    lines_with(keep, "serve-started", 1)
+def test_the_sockets_are_for_all_and_for_root_and_go_with_the_supervisor(start: Start, places: dict[str, str]) -> None:
+    supervisor = start(*IDLE)
+    lines_with(supervisor, "serve-started", 1)
     modes = [oct(Path(places[name]).stat().st_mode & 0o777) for name in ("socket", "admin-socket")]
     assert modes == ["0o666", "0o600"]
-    keep.send_signal(signal.SIGTERM)
-    assert keep.wait() == 0
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait() == 0
     assert list(Path(places["socket"]).parent.iterdir()) == []
 
 
@@ -332,12 +334,12 @@ def test_what_a_killed_keep_left_is_replaced(start: Start, places: dict[str, str
 
 def test_a_serve_that_does_not_end_is_killed(start: Start) -> None:
     """It takes the supervisor ten seconds to lose patience."""
-    keep = start(*DEAF)
-    assert keep.stdout is not None
-    assert keep.stdout.readline() == "deaf\n"
-    keep.send_signal(signal.SIGTERM)
-    lines_with(keep, "serve-killed", 1)
-    assert keep.wait() == 0
+    supervisor = start(*DEAF)
+    assert supervisor.stdout is not None
+    assert supervisor.stdout.readline() == "deaf\n"
+    supervisor.send_signal(signal.SIGTERM)
+    lines_with(supervisor, "serve-killed", 1)
+    assert supervisor.wait() == 0
 
 
 def test_a_luod_started_again_finds_what_waits_in_the_kernel(luod: Luod) -> None:
@@ -384,7 +386,7 @@ def test_while_the_device_stays_busy_the_caller_is_told_so(luod: Luod) -> None:
 
 
 def test_seconds_that_are_none_are_said_in_words() -> None:
-    done = subprocess.run([*KEEP, "--end-stuck-after", "soon"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*SUPERVISOR, "--end-stuck-after", "soon"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "'soon' must be a positive number of seconds" in done.stderr
 
@@ -434,10 +436,10 @@ def test_modes_are_set_whatever_the_umask(start: Start, places: dict[str, str], 
         places[name] = places[name].replace(str(tmp_path), str(tmp_path / "deep" / "er"))
     before = os.umask(0o077)
     try:
-        keep = start(*IDLE)
+        supervisor = start(*IDLE)
     finally:
         os.umask(before)
-    lines_with(keep, "serve-started", 1)
+    lines_with(supervisor, "serve-started", 1)
     modes = {
         str(path.relative_to(tmp_path)): oct(path.stat().st_mode & 0o777)
         for path in (tmp_path / "deep", tmp_path / "deep/er/run", *map(Path, places.values()))
@@ -451,28 +453,28 @@ def test_modes_are_set_whatever_the_umask(start: Start, places: dict[str, str], 
     }
 
 
-def test_children_that_the_kernel_reaps_do_not_end_keep(start: Start) -> None:
+def test_children_that_the_kernel_reaps_do_not_end_the_supervisor(start: Start) -> None:
     """Started with SIGCHLD ignored, as some supervisors and shells do."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        keep = start(*IDLE)
+        supervisor = start(*IDLE)
     finally:
         signal.signal(signal.SIGCHLD, before)
-    (started,) = lines_with(keep, "serve-started", 1)
+    (started,) = lines_with(supervisor, "serve-started", 1)
     os.kill(int(started.rpartition("pid=")[2].split()[0]), signal.SIGKILL)
-    lines_with(keep, "serve-ended", 1)
-    lines_with(keep, "serve-started", 1)
+    lines_with(supervisor, "serve-ended", 1)
+    lines_with(supervisor, "serve-started", 1)
 
 
 def test_signals_that_were_blocked_arrive(start: Start) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
-        keep = start(*IDLE)
+        supervisor = start(*IDLE)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    lines_with(keep, "serve-started", 1)
-    keep.send_signal(signal.SIGTERM)
-    assert keep.wait() == 0
+    lines_with(supervisor, "serve-started", 1)
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait() == 0
 
 
 LINGERING = [
@@ -513,7 +515,7 @@ def test_a_supervisor_starts_beside_a_serve_that_cannot_end(start: Start, places
         os.kill(orphan, signal.SIGKILL)
 
 
-def test_a_reader_of_the_log_that_stops_does_not_stop_keep(places: dict[str, str]) -> None:
+def test_a_reader_of_the_log_that_stops_does_not_stop_the_supervisor(places: dict[str, str]) -> None:
     """Its pipe is full; serve is started nevertheless."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -523,12 +525,12 @@ def test_a_reader_of_the_log_that_stops_does_not_stop_keep(places: dict[str, str
     except BlockingIOError:
         os.set_blocking(writer, True)
     words = [sys.executable, "-c", SUPERVISE, *places.values(), "/bin/sh", "-c", "echo started; exec cat <&3"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=writer, text=True) as keep:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=writer, text=True) as supervisor:
         os.close(writer)
-        assert keep.stdout is not None
-        assert keep.stdout.readline() == "started\n"
-        keep.send_signal(signal.SIGTERM)
-        assert keep.wait() == 0
+        assert supervisor.stdout is not None
+        assert supervisor.stdout.readline() == "started\n"
+        supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.wait() == 0
     os.close(reader)
 
 
@@ -551,8 +553,8 @@ def test_luod_runs_without_assertions_and_docstrings(machine: Machine, tmp_path:
     python = luod.python()
     environment = {**python.environment, "PYTHONOPTIMIZE": "2"}
     command = python.module("luod.daemon.main", "--state-directory", luod.state_directory)
-    luod.keep = machine.spawn(python.module("luod.testing.started", *command), env=environment)
-    assert luod.keep.ask({})["ready"]
+    luod.supervisor = machine.spawn(python.module("luod.testing.started", *command), env=environment)
+    assert luod.supervisor.ask({})["ready"]
     vmm = luod.vmm()
     vmm.call("create", name="vm", slot="s")
     luod.kill_serve()
@@ -574,7 +576,7 @@ def test_luod_carries_sessions_where_memory_may_not_be_executable(machine: Machi
         )
         if luod.run_source(source, check=False).returncode:
             pytest.skip("this kernel has no vm.memfd_noexec, or this user may not set it")
-        keep = luod.start()
+        supervisor = luod.start()
         vmm = luod.vmm()
         if boot == 1:
             vmm.call("create", name="vm", slot="s")
@@ -583,6 +585,6 @@ def test_luod_carries_sessions_where_memory_may_not_be_executable(machine: Machi
             assert "vm.memfd_noexec" in refused.hint
             luod.load()
             luod.force_update()
-            assert "serve-ended" not in keep.stderr
+            assert "serve-ended" not in supervisor.stderr
     assert states(vmm) == {"incoming vm": "waiting"}
     assert luod.status()["registry"] == []

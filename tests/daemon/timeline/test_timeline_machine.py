@@ -81,12 +81,12 @@ class Logged(Luod):
 
     def start(self, *arguments: str) -> Program:
         python = self.python()
-        keep = python.module("luod.daemon.main", "--state-directory", self.state_directory, *arguments)
+        supervisor = python.module("luod.daemon.main", "--state-directory", self.state_directory, *arguments)
         logging = ("sh", "-c", 'exec "$@" 2>>"$0"', f"{self.state_directory}.log")
-        command = [*logging, *python.module("luod.testing.started", *keep)]
-        self.keep = self.machine.spawn(command, env=python.environment)
-        assert self.keep.ask({})["ready"]
-        return self.keep
+        command = [*logging, *python.module("luod.testing.started", *supervisor)]
+        self.supervisor = self.machine.spawn(command, env=python.environment)
+        assert self.supervisor.ask({})["ready"]
+        return self.supervisor
 
 
 def test_the_log_tells_an_update_in_ten_lines_on_both_sides_of_the_jump(machine: Machine, tmp_path: Path) -> None:

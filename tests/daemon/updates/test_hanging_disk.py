@@ -269,14 +269,14 @@ def test_a_reload_waits_until_guests_have_resumed_and_the_disk_answers(luod: Luo
     policy = tmp_path / "luod.toml"
     policy.write_text("")
     disk = Disk(luod, tmp_path / "disk")
-    keep = luod.start("--config", str(policy))
+    supervisor = luod.start("--config", str(policy))
     one = Participant(luod, "one")
     frozen(luod, one)
     disk.hang()
     policy.write_text("not a policy")
 
-    luod.machine.signal(luod.keep_pid, signal.SIGHUP)
-    eventually(lambda: keep.stderr.count(" supervisor ready") == 2, describe="serve has taken the signal")
+    luod.machine.signal(luod.supervisor_pid, signal.SIGHUP)
+    eventually(lambda: supervisor.stderr.count(" supervisor ready") == 2, describe="serve has taken the signal")
 
     assert luod.status()["policy_error"] is None
     one.vote("freezing")

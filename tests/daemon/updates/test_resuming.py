@@ -58,18 +58,18 @@ def test_before_resuming_a_vmm_that_died_is_followed_by_one_that_tries_again(luo
 def test_who_asked_before_it_resumed_and_is_answered_after_gets_nothing(luod: Luod, tmp_path: Path) -> None:
     (tmp_path / "luod.toml").write_text("restore-deadline = 1000\n")
     carried(luod, None, "--config", str(tmp_path / "luod.toml"))
-    first, second, keep, serve = start(luod), start(luod), luod.keep_pid, luod.serve_pid()
+    first, second, supervisor, serve = start(luod), start(luod), luod.supervisor_pid, luod.serve_pid()
     first.call("retrieve_session", name="one", slot="s")
-    luod.machine.signal(keep, signal.SIGSTOP)
+    luod.machine.signal(supervisor, signal.SIGSTOP)
     call = {"call": "retrieve_session", "name": "one", "slot": "s"}
     known = luod.sockets(serve)
     question = second.program.send({"do": "library", "in": [], **call})
-    # With the call it then waits for keep to know whose the session is now.
+    # With the call it then waits for the supervisor to know whose the session is now.
     eventually(lambda: luod.sockets(serve) - known, describe="serve has the connection")
     for _ in range(3):
         assert states(first)["incoming one"] == "retrieved"
     resuming(first, "one")
-    luod.machine.signal(keep, signal.SIGCONT)
+    luod.machine.signal(supervisor, signal.SIGCONT)
     answer = second.program.answer(question)["ok"]
     assert answer.get("error") == "AlreadyResumed", answer
 

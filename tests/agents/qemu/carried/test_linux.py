@@ -97,7 +97,7 @@ def test_its_memory_is_intact_and_neither_luod_nor_the_agent_touched_it(
     linux.update()
 
     assert linux.agent is not None
-    for name, pid in (("the agent", linux.agent.pid), ("luod", luod.keep_pid), ("luod-serve", luod.serve_pid())):
+    for name, pid in (("the agent", linux.agent.pid), ("luod", luod.supervisor_pid), ("luod-serve", luod.serve_pid())):
         mapped, copied = shared_memory(luod, pid), read_and_written(luod, pid)
         assert mapped < TOUCHED, f"{name} has {mapped} bytes of shared memory in its address space"
         assert copied < TOUCHED, f"{name} read and wrote {copied} bytes"
