@@ -14,6 +14,7 @@ import time
 
 from luod.daemon.log import Log
 from luod.daemon.supervisor import protocol
+from luod.daemon.supervisor.children import is_ending
 from luod.daemon.supervisor.serve_process import NAME
 from luod.errors import KernelRefused, Refused, SessionExists
 from luod.ipc.names import ADMIN_SOCKET, SESSIONS_SOCKET
@@ -77,12 +78,12 @@ def _claimed(device: LiveUpdate) -> dict[str, Fd]:
 def wait_for_orphan(path: str, deadline: float, log: Log | None, *, ours: bool) -> bool:
     """Waits until no serve of a dead supervisor listens on `path`. Returns False at the deadline: it does not end.
 
-    `ours`: a dead supervisor made the socket. Without it, raises Refused if the process that began to listen is alive.
-    Raises OSError.
+    `ours`: a dead supervisor made the socket. Without it, raises Refused if the process that began to listen is alive,
+    and was not killed. Raises OSError.
     """
     told = False
     while (pid := _listener(path)) is not None:
-        if not ours and pid != _DEAD and (pid == _ELSEWHERE or os.path.exists(f"/proc/{pid}")):
+        if not ours and pid != _DEAD and (pid == _ELSEWHERE or _is_alive(pid)):
             what = "a process of another PID namespace" if pid == _ELSEWHERE else f"process {pid}"
             if pid in _supervisors(path):
                 what = f"another luod runs: its supervisor is process {pid}, and"
@@ -115,6 +116,11 @@ def _listener(path: str) -> int | None:
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid: int = _CREDENTIALS.unpack(credentials)[0]
         return pid
+
+
+def _is_alive(pid: int) -> bool:
+    """Returns whether a process runs. One that was killed may still close its sockets, or wait to be reaped."""
+    return os.path.exists(f"/proc/{pid}") and not is_ending(pid)
 
 
 def _supervisors(path: str) -> set[int]:
