@@ -38,7 +38,7 @@ class Parameters:
 
 
 def read(text: str, implied: str = "") -> Parameters:
-    """Returns the keys and values of `text`. `implied` is the key of a first value without one; "" if there is none.
+    """Returns the keys and values of `text`. `implied` is the key of a first value without one; with "", it has no key.
 
     Raises QemuRefusal: it begins as JSON and is not.
     """
