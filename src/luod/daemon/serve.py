@@ -190,6 +190,8 @@ async def _reload(policy: Policy, hangup: asyncio.Event, store: FdStore, hold: W
     while True:
         await hangup.wait()
         hangup.clear()
-        if hold.restoring or not hold.waits(POLICY, policy.reload):
+        if hold.restoring:
             policy.reload()
+        else:
+            hold.write(POLICY, policy.reload)
         await store.ready()

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from luod.daemon.log import Log
+from luod.daemon.policy.current import Policy
+from luod.daemon.store.write_hold import WriteHold
 from luod.testing import Machine, eventually
 from luod.testing.tools import for_root
 from tests.daemon.host import Luod, states, until_followed, until_no_session
@@ -166,6 +169,23 @@ def test_a_start_with_a_bad_file_serves_what_is_held_and_says_so(
     assert status["policy_file"] == str(policy)
     assert "at end of document" in status["policy_error"]
     assert b"NOT IN FORCE, the file has an error" in luod.luoctl("status").stdout
+
+
+def test_the_copy_after_a_hold_is_the_policy_in_force(policy: Path, tmp_path: Path) -> None:
+    """Also where the file is again what it was, after another one was in force for a while."""
+    hold = WriteHold()
+    policy.write_text("[[rules]]\nuid = 7\n")
+    current = Policy(str(policy), str(tmp_path), hold, Log("test", "error"))
+    hold.begin(restoring=True)
+    for uid in (8, 7):
+        policy.write_text(f"[[rules]]\nuid = {uid}\n")
+        current.reload()
+
+    hold.end()
+
+    policy.write_text("oops")
+    after = Policy(str(policy), str(tmp_path), hold, Log("test", "error"))
+    assert [rule.uid for rule in after.settings.rules] == [7]
 
 
 STARTS = """

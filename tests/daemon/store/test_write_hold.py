@@ -42,6 +42,31 @@ def test_a_write_at_the_end_does_not_wait() -> None:
     assert waited == [False]
 
 
+def test_a_write_is_made_at_once_without_a_hold_and_otherwise_at_its_end() -> None:
+    written: list[str] = []
+    hold = WriteHold()
+
+    hold.write("policy", lambda: written.append("now"))
+    hold.begin()
+    hold.write("policy", lambda: written.append("late"))
+
+    assert written == ["now"]
+    hold.end()
+    assert written == ["now", "late"]
+
+
+def test_a_dropped_write_is_not_made() -> None:
+    written: list[str] = []
+    hold = WriteHold()
+    hold.begin()
+    hold.write("policy", lambda: written.append("policy"))
+
+    hold.drop("policy")
+    hold.end()
+
+    assert written == []
+
+
 def test_the_reason_of_a_hold_is_told_until_its_end() -> None:
     hold = WriteHold()
     hold.begin()

@@ -128,8 +128,7 @@ class Policy:
             if self._required:
                 raise PolicyError(self.path, "", "is not there", hint="it was given by --config") from None
             self.settings, self.present, self.error = Settings(), False, None
-            if not self._hold.waits(FILE, self._forget):
-                self._forget()
+            self._hold.write(FILE, self._forget)
             return
         text, table = self._kept()
         known = text is not None and text.encode() == data
@@ -138,8 +137,10 @@ class Policy:
         self.settings = file.settings(table, self.path)
         self.present, self.error = True, None
         self._users = {}
-        if not known and not self._hold.waits(FILE, lambda: self._keep(data, table)):
-            self._keep(data, table)
+        if known:
+            self._hold.drop(FILE)
+        else:
+            self._hold.write(FILE, lambda: self._keep(data, table))
 
     def _kept(self) -> tuple[str | None, object]:
         """Returns the text of the last good file, and what it says; None, None without one."""

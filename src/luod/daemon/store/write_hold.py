@@ -39,7 +39,7 @@ class WriteHold:
         return self._why
 
     def begin(self, why: str = "", *, restoring: bool = False) -> None:
-        """Makes writes wait. A second call changes the reason only."""
+        """Makes writes wait. A second call changes only the reason, and whether it is for guests that are restored."""
         self._holds, self._why, self._restoring = True, why, restoring
 
     def waits(self, file: str, write: Callable[[], None]) -> bool:
@@ -49,6 +49,15 @@ class WriteHold:
         if self._holds:
             self._waiting[file] = write
         return self._holds
+
+    def write(self, file: str, write: Callable[[], None]) -> None:
+        """Runs `write` now, or at the end of the hold, as `waits`."""
+        if not self.waits(file, write):
+            write()
+
+    def drop(self, file: str) -> None:
+        """Drops the write of `file` that waits, if any: the file is as it has to be."""
+        self._waiting.pop(file, None)
 
     def end(self) -> None:
         """Runs the writes that wait. Each handles its own errors."""

@@ -212,13 +212,12 @@ class Recorder:
             )
             self._loop.call_soon(self._over)  # what removed the last session has yet to log it
             if timeline.blackout is not None:
-                self._add_blackout(timeline.blackout)
+                seconds = timeline.blackout
+                self._blackouts = (seconds,)
+                self._hold.write("blackouts", lambda: self._add_blackout(seconds))
 
     def _add_blackout(self, seconds: float) -> None:
-        """Adds the blackout of this update to the file, at the end of a hold if there is one."""
-        self._blackouts = (seconds,)
-        if self._hold.waits("blackouts", lambda: self._add_blackout(seconds)):
-            return
+        """Adds the blackout of this update to the file."""
         self._blackouts = ()
         try:
             blackouts.add(self._directory, seconds)
