@@ -47,8 +47,7 @@ async def resume(
     which luod refuses: the guest must not run. Raises QemuEnded: QEMU has ended, and luod was not asked. Raises
     DaemonUnreachable: QEMU ended before luod answered.
     """
-    if has_ended():
-        raise QemuEnded("QEMU ended before the guest ran", hint="its session is kept, and can be restored again")
+    require_alive(has_ended)
     try:
         await _recorded(restored, report, has_ended)
     except AlreadyResumed as error:
@@ -67,6 +66,12 @@ async def resume(
         report(f"its session could not be finished, and is left to `luoctl discard`: {said(error)}")
     with contextlib.suppress(Exception):  # the guest runs, and nothing may look like a failed restore
         await monitor.execute("announce-self", _ANNOUNCE)
+
+
+def require_alive(has_ended: Callable[[], bool]) -> None:
+    """Raises QemuEnded if QEMU has ended, before luod is asked to record that the guest runs."""
+    if has_ended():
+        raise QemuEnded("QEMU ended before the guest ran", hint="its session is kept, and can be restored again")
 
 
 async def _recorded(restored: AsyncRestored, report: Report, has_ended: Callable[[], bool]) -> None:

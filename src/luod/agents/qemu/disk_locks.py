@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from luod.agents.guests.carried import Report
 from luod.agents.guests.monitor import Monitor
-from luod.errors import QemuEnded, QmpFailed, QmpUnknown
+from luod.agents.guests.resuming import require_alive
+from luod.errors import QmpFailed, QmpUnknown
 from luod.linux import Fd
 
 _PAUSE: Final = 0.5
@@ -42,8 +43,7 @@ async def free(qmp: Monitor, arguments: Sequence[str], report: Report, has_ended
     held = (_FORBIDS_WRITES,) if shares else (_WRITES, _FORBIDS_WRITES)
     reported: tuple[str, ...] = ()
     while found := await _locked(qmp, held):
-        if has_ended():
-            raise QemuEnded("QEMU ended before the guest ran", hint="its session is kept, and can be restored again")
+        require_alive(has_ended)
         if found != reported:
             report(
                 f"waits, paused: another program has {', '.join(found)} open and locked. End that program. Ending this "
